@@ -1,0 +1,50 @@
+# make try    the lab, site.yml on it, a hub on this machine's loopback
+# make test   everything that CI runs: lint, unit, lab, e2e
+# make clean  the lab is gone; what was downloaded and built stays in ~/.cache/gpuhub-lab
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help venv lab try lint unit lab-test e2e test clean
+
+CACHE := $(or $(GPUHUB_LAB_CACHE),$(HOME)/.cache/gpuhub-lab)
+VENV := $(CACHE)/venv/current
+export PATH := $(VENV)/bin:$(PATH)
+LAB := lab/lab
+PLAY = $(LAB) run ansible-playbook -i inventories/lab
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
+
+venv:
+	@lab/venv >/dev/null
+
+lab: venv ## emulated hosts with nothing on them, and a bundle to deploy from
+	@$(LAB) build
+	@$(LAB) up
+
+try: lab ## deploy the lab with site.yml and publish the hub on this machine's loopback
+	$(PLAY) playbooks/site.yml
+	@$(LAB) publish
+
+lint: venv ## style of playbooks, roles, plugins and tests
+	yamllint .
+	ruff check .
+	ruff format --check .
+	ansible-lint
+	tests/lint/argument_specs.py
+	antsibull-changelog lint
+
+unit: venv ## pure functions
+	pytest tests/unit
+
+lab-test: venv ## the lab itself and its doubles
+	pytest -x tests/lab
+
+e2e: venv ## what users meet: playbooks, a browser, faults
+	pytest -x tests/e2e
+
+test: lint unit lab-test e2e ## everything that CI runs
+
+clean: ## remove the lab; the cache stays
+	@$(LAB) clean

@@ -1,0 +1,1 @@
+"""The lab: emulated hosts, a real control plane, doubles of what cannot be had."""

@@ -1,0 +1,109 @@
+"""The edge to the API server: the Kubernetes client as the modules use it."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any, Dict, List, Optional
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+try:
+    import yaml
+    from kubernetes import config
+    from kubernetes.client.exceptions import ApiException
+    from kubernetes.dynamic import DynamicClient
+    from kubernetes.dynamic.exceptions import DynamicApiError, NotFoundError, ResourceNotFoundError
+
+    IMPORT_ERROR = None
+except ImportError:
+    IMPORT_ERROR = traceback.format_exc()
+
+KUBECONFIG = "/var/snap/microk8s/current/credentials/client.config"
+ARGUMENT_SPEC = {"kubeconfig": {"type": "path", "default": KUBECONFIG}}
+
+Object = Dict[str, Any]
+
+
+class Cluster:
+    """API calls by kind and name, with plain dicts in and out."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        if IMPORT_ERROR:
+            module.fail_json(msg=missing_required_lib("kubernetes"), exception=IMPORT_ERROR)
+        try:
+            api = config.new_client_from_config(module.params["kubeconfig"])
+            self._client = DynamicClient(api)
+        except Exception as error:
+            module.fail_json(
+                msg=f"cannot reach the API server by {module.params['kubeconfig']}: {error}. "
+                "Is MicroK8s running on this host (microk8s status)?"
+            )
+
+    def _resource(self, item: Object) -> Any:
+        return self._client.resources.get(api_version=item["apiVersion"], kind=item["kind"])
+
+    def knows(self, item: Object) -> bool:
+        """Whether the API server has this kind."""
+        try:
+            self._resource(item)
+        except ResourceNotFoundError:
+            return False
+        return True
+
+    def namespaced(self, item: Object) -> bool:
+        """Whether objects of this kind live in a namespace."""
+        return bool(self._resource(item).namespaced)
+
+    def get(self, item: Object) -> Optional[Object]:
+        """Return the live object of the same kind, namespace and name, or None."""
+        metadata = item["metadata"]
+        try:
+            return self._resource(item).get(name=metadata["name"], namespace=metadata.get("namespace")).to_dict()
+        except NotFoundError:
+            return None
+
+    def list(self, api_version: str, kind: str, **selectors: Any) -> List[Object]:
+        """Return all objects of a kind; `selectors` are namespace, label_selector, field_selector."""
+        found = self._resource({"apiVersion": api_version, "kind": kind}).get(**selectors).to_dict()
+        return [{"apiVersion": api_version, "kind": kind, **item} for item in found["items"]]
+
+    def create(self, item: Object, dry_run: bool) -> Object:
+        """Create an object and return it as the server stored it, or would store it."""
+        namespace = item["metadata"].get("namespace")
+        return self._resource(item).create(body=item, namespace=namespace, **_query(dry_run)).to_dict()
+
+    def replace(self, item: Object, dry_run: bool) -> Object:
+        """PUT an object and return it as the server stored it, or would store it."""
+        namespace = item["metadata"].get("namespace")
+        return self._resource(item).replace(body=item, namespace=namespace, **_query(dry_run)).to_dict()
+
+    def delete(self, item: Object) -> None:
+        """Delete an object and what it owns; one that is gone already is no error."""
+        metadata = item["metadata"]
+        try:
+            self._resource(item).delete(
+                name=metadata["name"], namespace=metadata.get("namespace"), body={"propagationPolicy": "Background"}
+            )
+        except NotFoundError:
+            return
+
+
+def _query(dry_run: bool) -> Dict[str, Any]:
+    return {"query_params": [("dryRun", "All")]} if dry_run else {}
+
+
+def documents(text: str) -> List[Any]:
+    """Return the documents of a YAML or JSON text."""
+    return list(yaml.safe_load_all(text))
+
+
+def explain(error: Exception) -> str:
+    """Return the API server's own words for an error."""
+    if isinstance(error, DynamicApiError):
+        try:
+            return str(error.summary())
+        except Exception:
+            return str(error)
+    if IMPORT_ERROR is None and isinstance(error, ApiException):
+        return f"{error.status} {error.reason}: {error.body}"
+    return str(error)

@@ -1,0 +1,162 @@
+#!/usr/bin/python
+"""MicroK8s' services running with the arguments they should have."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: microk8s_services
+short_description: MicroK8s' services run with the arguments they should have
+description:
+  - Makes the files below C(/var/snap/microk8s/current/args) hold the arguments given.
+  - Every other line is compared with a record that the module made when the host was configured, so that a line
+    that was edited by hand is found and repaired too. An update or a join writes the files
+    anew, and then so is the record.
+  - Restarts a service that has been running since before its file changed, also when an earlier run was killed
+    between the two, and starts one that does not run.
+version_added: 0.1.0
+author: The gpuhub.platform authors
+extends_documentation_fragment:
+  - gpuhub.platform.attributes
+options:
+  arguments:
+    description: For each file below C(args/), flags and their values. V(null) removes a flag.
+    type: dict
+    default: {}
+  role:
+    description: What the host is in the cluster, which says what services it has.
+    type: str
+    choices: [head, worker]
+    required: true
+  record:
+    description: File on the host that keeps the record.
+    type: path
+    default: /var/lib/gpuhub/microk8s-arguments.json
+"""
+
+EXAMPLES = r"""
+- name: MicroK8s runs with our arguments
+  gpuhub.platform.microk8s_services:
+    role: head
+    arguments:
+      kube-apiserver: {--authorization-mode: "RBAC,Node"}
+"""
+
+RETURN = r"""
+edited:
+  description: Names of the files that were different.
+  type: list
+  elements: str
+  returned: always
+restarted:
+  description: Units that were restarted or started.
+  type: list
+  elements: str
+  returned: always
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils import microk8s
+
+ARGS = Path(microk8s.SNAP_DATA, "args")
+
+
+def occasion() -> List[str]:
+    """What a record belongs to: an update or a join writes the files anew, and then it is void."""
+    joined = Path(microk8s.SNAP_DATA, "var/lock/clustered.lock").exists()
+    return [Path("/snap/microk8s/current").resolve().name, "joined" if joined else "alone"]
+
+
+def read_record(path: Path) -> Dict[str, str]:
+    """Recorded texts of the arguments files by name; empty when there are none for this occasion."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record["files"] if record["occasion"] == occasion() else {}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def write_record(path: Path, files: Dict[str, str]) -> None:
+    """Keep the texts; a killed write leaves the old record."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"occasion": occasion(), "files": files}), encoding="utf-8")
+    partial.chmod(0o600)
+    partial.rename(path)
+
+
+def replace(path: Path, text: str) -> None:
+    """Replace a file as a whole, keeping its mode."""
+    partial = path.with_name(f".{path.name}.gpuhub")
+    partial.write_text(text, encoding="utf-8")
+    partial.chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o660)
+    partial.rename(path)
+
+
+def started_at(module: AnsibleModule, unit: str) -> Optional[float]:
+    """Seconds since the epoch when a unit became active; None when it is not active."""
+    show = ["systemctl", "show", unit, "--property=ActiveState,ActiveEnterTimestampMonotonic"]
+    _, out, _ = module.run_command(show)
+    values = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+    if values.get("ActiveState") not in ("active", "activating", "reloading"):
+        return None
+    age = time.clock_gettime(time.CLOCK_MONOTONIC) - int(values.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+    return time.time() - age
+
+
+def main() -> None:
+    """Compare the files, then write, then restart what runs with older ones."""
+    module = AnsibleModule(
+        argument_spec={
+            "arguments": {"type": "dict", "default": {}},
+            "role": {"type": "str", "choices": ["head", "worker"], "required": True},
+            "record": {"type": "path", "default": "/var/lib/gpuhub/microk8s-arguments.json"},
+        },
+        supports_check_mode=True,
+    )
+    if not ARGS.is_dir():
+        module.fail_json(msg=f"{ARGS} is not there: MicroK8s is not installed on this host")
+    record_path = Path(module.params["record"])
+    record = read_record(record_path)
+    expected: Dict[str, str] = {}
+    edited, diff = [], []
+    for name in microk8s.UNIT_OF_ARGUMENTS:
+        path = ARGS / name
+        live = path.read_text(encoding="utf-8") if path.exists() else ""
+        wanted = module.params["arguments"].get(name, {})
+        text = record.get(name, live)
+        if wanted:
+            text = microk8s.with_arguments(text, {flag: None if v is None else str(v) for flag, v in wanted.items()})
+        expected[name] = text
+        if text != live:
+            edited.append(name)
+            diff.append({"before_header": str(path), "after_header": str(path), "before": live, "after": text})
+            if not module.check_mode:
+                replace(path, text)
+    if expected != record and not module.check_mode:
+        write_record(record_path, expected)
+
+    restart: List[str] = []
+    for unit in microk8s.HEAD_UNITS if module.params["role"] == "head" else microk8s.WORKER_UNITS:
+        since = started_at(module, unit)
+        files = [ARGS / name for name, owner in microk8s.UNIT_OF_ARGUMENTS.items() if owner == unit]
+        changed_at = max((path.stat().st_mtime for path in files if path.exists()), default=0.0)
+        just_edited = any(microk8s.UNIT_OF_ARGUMENTS[name] == unit for name in edited)
+        if since is None or changed_at > since or just_edited:
+            restart.append(unit)
+    if restart and not module.check_mode:
+        code, _, err = module.run_command(["systemctl", "restart", *restart])
+        if code:
+            module.fail_json(msg=f"systemctl restart {' '.join(restart)} failed: {err.strip()}", edited=edited)
+    if restart:
+        diff.append({"before": "", "after": "".join(f"{unit} restarted\n" for unit in restart)})
+    module.exit_json(changed=bool(edited or restart), edited=edited, restarted=restart, diff=diff)
+
+
+if __name__ == "__main__":
+    main()
