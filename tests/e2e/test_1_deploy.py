@@ -1,0 +1,126 @@
+"""site.yml takes bare hosts without any way to the internet to a JupyterHub that runs notebooks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import HEAD, HUB, WORKERS, Deployment, wait_for
+
+NEVER_THERE = "203.0.113.7"
+
+
+@pytest.fixture(scope="module")
+def from_nothing(deployment: Deployment):
+    """One deployment of hosts with nothing on them."""
+    deployment.lab("clean")
+    deployment.lab("build")
+    deployment.lab("up")
+    deployment.attempts(reset=True)
+    return deployment.play()
+
+
+def test_deploys(from_nothing):
+    assert from_nothing.code == 0, from_nothing.output[-6000:]
+    assert all(host["failed"] == host["unreachable"] == 0 for host in from_nothing.recap.values())
+
+
+def test_summary_says_how_to_get_in(from_nothing):
+    summary = from_nothing.output[-4000:]
+    assert HUB in summary
+    assert "admin" in summary
+    assert "/var/lib/gpuhub/secrets/" in summary
+
+
+def test_no_secret_is_printed(from_nothing, deployment):
+    names = deployment.on(HEAD, "ls /var/lib/gpuhub/secrets").split()
+    assert names
+    for name in names:
+        assert deployment.secret(name) not in from_nothing.output, f"the output shows {name}"
+
+
+def test_nothing_tried_to_leave(from_nothing, deployment):
+    assert deployment.attempts() == {"lookups": [], "packets": []}
+
+
+def test_what_tries_to_leave_is_counted(from_nothing, deployment):
+    """The control of the test above: a look-up and an address, each from a host, the bastion and a pod."""
+    lookups, packets = {}, {}
+    script = "import socket,sys\ntry: socket.{}\nexcept OSError: pass"
+    doors = {
+        "host": lambda code: deployment.on(WORKERS[0], f"python3 -c '{code}'"),
+        "bastion": lambda code: deployment.lab("run", "python3", "-c", code),
+        "pod": lambda code: deployment.kubectl("-n", "jhub", "exec", "deploy/hub", "--", "python3", "-c", code),
+    }
+    for door, run in doors.items():
+        deployment.attempts(reset=True)
+        run(script.format(f'getaddrinfo("{door}.planted.example", 80)'))
+        run(script.format(f'create_connection(("{NEVER_THERE}", 443), 2)'))
+        found = deployment.attempts(reset=True)
+        lookups[door] = [entry["name"].rstrip(".") for entry in found["lookups"]]
+        packets[door] = [entry["destination"] for entry in found["packets"]]
+    for door in doors:
+        assert any(name.startswith(f"{door}.planted.example") for name in lookups[door]), (door, lookups)
+        assert NEVER_THERE in packets[door], (door, packets)
+
+
+def test_three_nodes_are_ready_and_workers_are_workers(from_nothing, deployment):
+    nodes = {node["metadata"]["name"]: node for node in deployment.objects("nodes")}
+    assert sorted(nodes) == [HEAD, *WORKERS]
+    for name, node in nodes.items():
+        ready = next(c for c in node["status"]["conditions"] if c["type"] == "Ready")
+        assert ready["status"] == "True", (name, ready)
+        assert ("node.kubernetes.io/microk8s-worker" in node["metadata"]["labels"]) == (name in WORKERS)
+
+
+def test_a_notebooks_account_may_do_nothing(from_nothing, deployment):
+    """403 for list, get and create in every namespace; the control is an account that is allowed to."""
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "x-"}, "spec": {"containers": []}}
+    token = deployment.kubectl("-n", "jhub", "create", "token", "default").strip()
+    admin = deployment.kubectl("create", "token", "-n", "kube-system", "calico-node").strip()
+    api = "https://10.77.0.11:16443/api/v1"
+
+    def status(bearer: str, path: str, *arguments: str) -> int:
+        code, _ = deployment.http(f"{api}/{path}", "-k", "-H", f"Authorization: Bearer {bearer}", *arguments)
+        return code
+
+    namespaces = [item["metadata"]["name"] for item in deployment.objects("namespaces", "-A")]
+    assert len(namespaces) >= 5
+    paths = [f"namespaces/{ns}/{kind}" for ns in namespaces for kind in ("pods", "secrets")] + ["nodes"]
+    body = ("-H", "Content-Type: application/json", "--data", json.dumps(manifest))
+    refused = {}
+    for path in paths:
+        refused[f"list {path}"] = status(token, path)
+        refused[f"get {path}"] = status(token, f"{path}/anything")
+        refused[f"create {path}"] = status(token, path, *body)
+    assert set(refused.values()) == {403}, {what: code for what, code in refused.items() if code != 403}
+    assert status(admin, "nodes/head") == 200, "the control: an account with rights reads what it may"
+
+
+def test_images_that_run_are_in_the_manifest(from_nothing, deployment):
+    bundle = json.loads(deployment.lab("run", "bash", "-c", "cat ${GPUHUB_LAB_CACHE:-$HOME/.cache/gpuhub-lab}/bundle/manifest.json"))
+    known = {image["reference"] for image in bundle["images"]}
+    running = {
+        container["image"]
+        for pod in deployment.objects("pods")
+        for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", [])
+    }
+    assert running <= known
+
+
+def test_the_hub_answers(from_nothing, deployment):
+    status, body = wait_for("the hub's API", lambda: (r := deployment.http(f"{HUB}/hub/api"))[0] == 200 and r)
+    assert status == 200
+    assert "version" in json.loads(body)
+
+
+def test_second_run_changes_nothing(from_nothing, deployment):
+    again = deployment.play()
+    assert again.code == 0, again.output[-6000:]
+    assert again.changed == 0, again.changed_tasks()
+
+
+def test_keep_the_deployed_state(from_nothing, deployment):
+    """Not a test of its own: scenarios that break things begin here."""
+    deployment.lab("save", "deployed")
+    assert "deployed" in json.loads(deployment.lab("status", "--json"))["saves"]

@@ -1,0 +1,146 @@
+"""A researcher in a browser: signs up, is approved, works on a worker, and finds everything again after a reboot."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from conftest import HUB, LAB, OUTPUT, WORKERS, Deployment, wait_for
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+RESEARCHER = "grace"
+PASSWORD = secrets.token_urlsafe(18)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium on the bastion."""
+    OUTPUT.mkdir(exist_ok=True)
+    wrapper = OUTPUT / "chromium-on-the-bastion"
+    wrapper.write_text(f'#!/bin/sh\nexec "{LAB}" run /usr/bin/chromium "$@"\n')
+    wrapper.chmod(0o755)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(wrapper), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def researcher(browser) -> Iterator[Page]:
+    """The researcher's own window."""
+    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    page.set_default_timeout(60_000)
+    yield page
+
+
+def log_in(page: Page, name: str, password: str) -> None:
+    page.goto(f"{HUB}/hub/login")
+    page.fill("input[name=username]", name)
+    page.fill("input[name=password]", password)
+    page.click("input[type=submit], button[type=submit]")
+
+
+def photograph(page: Page, name: str) -> None:
+    page.screenshot(path=OUTPUT / f"{name}.png")
+
+
+def pod_of(deployment: Deployment, name: str) -> dict:
+    """The pod of a user's server, as the API server reports it."""
+    pods = deployment.objects("pods", "-n", "jhub", "-l", "component=singleuser-server")
+    found = [pod for pod in pods if pod["metadata"]["annotations"]["hub.jupyter.org/username"] == name]
+    assert len(found) == 1, [pod["metadata"]["name"] for pod in pods]
+    return found[0]
+
+
+def test_sign_up_waits_for_an_administrator(researcher):
+    researcher.goto(f"{HUB}/hub/signup")
+    researcher.fill("input[name=username]", RESEARCHER)
+    researcher.fill("input[name=signup_password]", PASSWORD)
+    researcher.fill("input[name=signup_password_confirmation]", PASSWORD)
+    photograph(researcher, "1-sign-up")
+    researcher.click("input[type=submit], button[type=submit]")
+    expect(researcher.locator("body")).to_contain_text(re.compile("sent to the admin|created", re.I))
+    log_in(researcher, RESEARCHER, PASSWORD)
+    assert "/hub/login" in researcher.url, "not approved yet"
+
+
+def test_the_administrator_approves(deployment, browser):
+    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    log_in(page, "admin", deployment.secret("jupyterhub-admin-password-admin"))
+    page.goto(f"{HUB}/hub/authorize")
+    photograph(page, "2-approval")
+    page.goto(f"{HUB}/hub/authorize/{RESEARCHER}") if page.locator(f"a[href$='/authorize/{RESEARCHER}']").count() else None
+    page.goto(f"{HUB}/hub/authorize")
+    expect(page.locator("tr", has_text=RESEARCHER)).to_contain_text(re.compile("yes|unauthorize", re.I))
+
+
+def test_a_server_starts_on_a_worker(deployment, researcher):
+    log_in(researcher, RESEARCHER, PASSWORD)
+    researcher.wait_for_url(re.compile(rf"/user/{RESEARCHER}/|/hub/(home|spawn)"), timeout=120_000)
+    if "/user/" not in researcher.url:
+        researcher.goto(f"{HUB}/hub/spawn")
+        researcher.wait_for_url(re.compile(rf"/user/{RESEARCHER}/"), timeout=120_000)
+    assert pod_of(deployment, RESEARCHER)["spec"]["nodeName"] in WORKERS
+
+
+def run_cell(page: Page, code: str) -> str:
+    """Run code in a new notebook of JupyterLab and return what it printed."""
+    page.goto(f"{HUB}/user/{RESEARCHER}/lab?reset")
+    page.locator(".jp-LauncherCard[data-category=Notebook]").first.click()
+    cell = page.locator(".jp-Notebook .cm-content").first
+    cell.click()
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=90_000)
+    page.keyboard.insert_text(code)
+    page.keyboard.press("Shift+Enter")
+    output = page.locator(".jp-OutputArea-output pre").first
+    output.wait_for()
+    return output.inner_text().strip()
+
+
+def test_a_cell_prints_the_pods_name(deployment, researcher):
+    printed = run_cell(researcher, "import socket; open('kept.txt', 'w').write('here'); print(socket.gethostname())")
+    photograph(researcher, "3-notebook")
+    assert printed == pod_of(deployment, RESEARCHER)["metadata"]["name"]
+
+
+def test_the_server_and_its_file_survive_a_reboot_of_the_worker(deployment, researcher):
+    pod = pod_of(deployment, RESEARCHER)
+    worker = pod["spec"]["nodeName"]
+    boot = deployment.on(worker, "stat -c %Y /proc/1")
+    deployment.on(worker, "systemctl reboot", check=False)
+    wait_for(f"{worker} is down", lambda: deployment.on(worker, "stat -c %Y /proc/1", check=False) != boot, 60)
+
+    def answers() -> bool:
+        status, body = deployment.http(f"{HUB}/user/{RESEARCHER}/api")
+        return status == 200 and "version" in json.loads(body)
+
+    wait_for(f"{RESEARCHER}'s server answers again through the proxy", answers, 240)
+    assert pod_of(deployment, RESEARCHER)["spec"]["nodeName"] == worker
+    assert researcher.goto(f"{HUB}/user/{RESEARCHER}/files/kept.txt").text() == "here"
+
+
+def test_the_server_stops(deployment, researcher):
+    researcher.goto(f"{HUB}/hub/home")
+    photograph(researcher, "4-home")
+    researcher.click("#stop")
+    wait_for(
+        "the pod is gone",
+        lambda: not [
+            pod
+            for pod in deployment.objects("pods", "-n", "jhub", "-l", "component=singleuser-server")
+            if pod["metadata"]["annotations"]["hub.jupyter.org/username"] == RESEARCHER
+        ],
+    )
+    assert deployment.on("head", f"ls /mnt/shared/.gpuhub/homes/jhub/*{RESEARCHER}*/kept.txt")
