@@ -78,7 +78,7 @@ def test_sign_up_waits_for_an_administrator(researcher):
 
 def test_the_administrator_approves(deployment, browser):
     page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
-    log_in(page, "admin", deployment.secret("jupyterhub-admin-password-admin"))
+    log_in(page, "admin", deployment.secret("jupyterhub-password-admin"))
     page.goto(f"{HUB}/hub/authorize")
     photograph(page, "2-approval")
     page.goto(f"{HUB}/hub/authorize/{RESEARCHER}") if page.locator(f"a[href$='/authorize/{RESEARCHER}']").count() else None

@@ -1,0 +1,175 @@
+"""Artefact `template`: the root file system of every host, Debian 13 as a bare server has it, and the snap double."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cache import LAB, artefact, fingerprint, say
+from .instance import GATEWAY, MAX_WORKERS, address, names
+from .process import LabError, sh
+
+SUITE = "trixie"
+FILES = LAB / "host"
+SNAP_DOUBLE = LAB / "doubles" / "snap"
+
+# Neither containerd nor runc nor pip: what is not on a bare server must come with the product.
+PACKAGES = (
+    "systemd", "systemd-sysv", "libpam-systemd", "dbus", "openssh-server", "sudo", "kmod", "procps",
+    "python3", "python3-apt", "python3-yaml", "openssl", "ca-certificates", "curl",
+    "iproute2", "iptables", "nftables", "conntrack", "ipset", "ethtool", "iputils-ping", "socat",
+    "tar", "zstd", "squashfs-tools",
+)  # fmt: skip
+
+# Timers that would look up mirrors by themselves, and services that a container cannot have.
+MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
+          "systemd-timesyncd.service", "getty@.service", "console-getty.service")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A Debian archive as this machine's apt is set up to use it."""
+
+    uri: str
+    keyring: str | None
+
+
+def _stanzas(folder: Path) -> list[dict[str, str]]:
+    """Entries of an apt configuration folder, one-line or deb822, by the field names of deb822 in lower case."""
+    found = []
+    lists = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*.list"))]
+    for line in (line for path in lists if path.is_file() for line in path.read_text().splitlines()):
+        kind, _, rest = line.partition("#")[0].strip().partition(" ")
+        options = {}
+        if rest.lstrip().startswith("["):
+            inside, _, rest = rest.lstrip()[1:].partition("]")
+            options = dict(option.split("=", 1) for option in inside.split() if "=" in option)
+        words = rest.split()
+        if kind == "deb" and len(words) >= 2:
+            uri, suite, *components = words
+            found.append(
+                {
+                    "types": kind,
+                    "uris": uri,
+                    "suites": suite,
+                    "components": " ".join(components),
+                    "signed-by": options.get("signed-by", ""),
+                }
+            )
+    for path in sorted((folder / "sources.list.d").glob("*.sources")):
+        for block in path.read_text().split("\n\n"):
+            fields: dict[str, str] = {}
+            name = ""
+            for line in block.splitlines():
+                if line.startswith("#"):
+                    continue
+                if line[:1] in (" ", "\t"):
+                    fields[name] += "\n" + line.strip()
+                elif ":" in line:
+                    name, _, value = line.partition(":")
+                    name = name.strip().lower()
+                    fields[name] = value.strip()
+            if "uris" in fields and fields.get("enabled", "yes").lower() != "no":
+                found.append(fields)
+    return found
+
+
+def mirror(folder: Path = Path("/etc/apt"), release: Path = Path("/etc/os-release")) -> Mirror:
+    """The Debian mirror that this machine's apt uses; GPUHUB_LAB_DEBIAN_MIRROR names another one."""
+    named = os.environ.get("GPUHUB_LAB_DEBIAN_MIRROR")
+    if named:
+        return Mirror(named, None)
+    machine = dict(line.split("=", 1) for line in release.read_text().splitlines() if "=" in line)
+    own_suite = machine.get("VERSION_CODENAME") if machine.get("ID") == "debian" else None
+    for fields in _stanzas(folder):
+        keyring = fields.get("signed-by", "")
+        if (
+            "deb" in fields.get("types", "").split()
+            and "main" in fields.get("components", "").split()
+            and not all("security" in suite for suite in fields.get("suites", "").split())
+            and (own_suite in fields.get("suites", "").split() or "debian-archive-keyring" in keyring)
+        ):
+            return Mirror(fields["uris"].split()[0], keyring if re.fullmatch(r"/\S+", keyring) else None)
+    raise LabError(
+        f"the apt configuration in {folder} names no Debian mirror; "
+        f"set GPUHUB_LAB_DEBIAN_MIRROR to one that has {SUITE}"
+    )
+
+
+def _debian(folder: Path) -> None:
+    """Fill `folder` with `root.tar`: the suite's packages, untouched."""
+    source = mirror()
+    say(f"installing Debian {SUITE} from {source.uri} into a root file system, about a minute")
+    keyring = ["--keyring", source.keyring] if source.keyring else []
+    proxies = [line for line in sh("apt-config", "dump").splitlines() if re.match(r"Acquire::https?::Proxy\b", line)]
+    done = subprocess.run(
+        [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            '--aptopt=Acquire::Languages "none"',
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            *keyring,
+            *(f"--aptopt={line}" for line in proxies),
+            f"--include={','.join(PACKAGES)}",
+            SUITE,
+            str(folder / "root.tar"),
+            source.uri,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise LabError(f"mmdebstrap ended with {done.returncode}:\n{done.stdout[-3000:]}")
+
+
+def _fill(root: Path, debian: Path) -> None:
+    """Unpack Debian into `root` and add what makes it a host of the lab."""
+    sh("tar", "-C", root, "--xattrs", "--xattrs-include=*", "--numeric-owner", "-xf", debian / "root.tar")
+    root.chmod(0o755)
+    hosts = [f"{address(host)} {host}" for host in names(MAX_WORKERS)]
+    (root / "etc/hosts").write_text("\n".join(["127.0.0.1 localhost", "::1 ip6-localhost ip6-loopback", *hosts]) + "\n")
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    (root / "etc/resolv.conf").write_text(f"nameserver {GATEWAY}\n")
+    # A host gets an identity of its own when it is made.
+    for path in (root / "etc/machine-id", root / "etc/apt/sources.list", root / "etc/default/locale"):
+        path.write_text("")
+    for path in (root / "etc/ssh").glob("ssh_host_*"):
+        path.unlink()
+    for folder in ("root/.ssh", "var/snap", "mnt/shared"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "root/.ssh").chmod(0o700)
+    for unit in MASKED:
+        (root / "etc/systemd/system" / unit).unlink(missing_ok=True)
+        (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    for source in sorted(p for p in FILES.rglob("*") if p.is_file()):
+        target = root / source.relative_to(FILES)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+    if (SNAP_DOUBLE / "snap").is_file():
+        shutil.copyfile(SNAP_DOUBLE / "snap", root / "usr/bin/snap")
+        (root / "usr/bin/snap").chmod(0o755)
+
+
+def _inputs() -> list[Path | str]:
+    double = [SNAP_DOUBLE] if (SNAP_DOUBLE / "snap").is_file() else []
+    return [SUITE, " ".join(PACKAGES), Path(__file__), FILES, *double]
+
+
+def is_newest(folder: Path) -> bool:
+    """Whether `folder` is what `build` would return."""
+    return folder.name.endswith(f"-{fingerprint(_inputs())}")
+
+
+def build() -> Path:
+    """Build the artefact: Debian itself is kept apart, so that a change of our own files takes seconds."""
+    debian = artefact("debian", [SUITE, " ".join(PACKAGES)], _debian)
+    return artefact("template", _inputs(), lambda folder: _fill(folder, debian))

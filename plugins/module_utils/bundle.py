@@ -1,0 +1,564 @@
+"""The bundle: a folder with everything that a deployment without the internet needs, described by manifest.json.
+
+`load` reads and validates the manifest, `check` compares what an inventory needs with what the bundle really holds and
+says everything that is wrong at once. docs/bundle.md describes the format.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from . import wheels
+from .image_reference import ImageReferenceError, is_digest, normalise, parse
+from .oci import (
+    Blob,
+    Image,
+    Layout,
+    LayoutError,
+    MissingFileError,
+    blob_file,
+    entries,
+    hash_stream,
+    open_layout,
+    resolve,
+)
+from .verified_files import VerifiedFiles
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+CATEGORIES = ("missing", "corrupt", "wrong platform", "superfluous")
+
+COPY_AGAIN = "copy it again from where the bundle was made"
+NOT_THERE = "the file is not there"
+NOT_NEEDED = "nothing needs it"
+ADD = "add it where the bundle is made, then copy the bundle again"
+
+
+class BundleError(Exception):
+    """The bundle cannot be used at all; the message names the file, the field and the cure."""
+
+
+class File(NamedTuple):
+    """A file of the bundle: relative path, digest, size in bytes."""
+
+    path: str
+    digest: str
+    size: int
+
+
+class BundledImage(NamedTuple):
+    """An image as manifest.json states it; `archive` is an OCI layout (a folder or a tar), relative."""
+
+    reference: str
+    digest: str
+    platform: str
+    size: int
+    archive: str
+
+
+class Item(NamedTuple):
+    """A snap, chart, binary or wheel; the first of `files` is the thing itself, a snap has its assertion as second."""
+
+    kind: str
+    name: str
+    version: str
+    platform: str
+    revision: str
+    classic: bool
+    files: tuple[File, ...]
+
+
+class Manifest(NamedTuple):
+    """manifest.json, valid."""
+
+    images: tuple[BundledImage, ...]
+    items: tuple[Item, ...]
+
+    def of(self, kind: str) -> list[Item]:
+        """The items of one kind: ``snap``, ``chart``, ``binary``, ``wheel``."""
+        return [item for item in self.items if item.kind == kind]
+
+
+class Needs(NamedTuple):
+    """What an inventory needs.
+
+    `images`: reference -> who needs it. `snaps`: name -> track (``1.34``) or "". `charts`: name -> version or "".
+    `binaries`: name -> platform. `requirements`: ``name==version`` for `interpreters` (``3.11``).
+    """
+
+    images: Mapping[str, str] = {}
+    snaps: Mapping[str, str] = {}
+    charts: Mapping[str, str] = {}
+    binaries: Mapping[str, str] = {}
+    requirements: tuple[str, ...] = ()
+    interpreters: tuple[str, ...] = ()
+    platform: str = "linux/amd64"
+
+
+class Problem(NamedTuple):
+    """One line of the report; `category` is one of CATEGORIES."""
+
+    category: str
+    subject: str
+    digest: str
+    file: str
+    text: str
+    cure: str
+
+
+class Holding(NamedTuple):
+    """What `check` found: `images` whole and verified, by full reference; `items` verified; all problems."""
+
+    images: dict[str, Image]
+    archives: dict[str, str]
+    items: list[Item]
+    wheels: dict[str, str]
+    problems: list[Problem]
+
+    @property
+    def fatal(self) -> list[Problem]:
+        """The problems that stop a deployment: all but what is superfluous."""
+        return [problem for problem in self.problems if problem.category != "superfluous"]
+
+
+# ---- manifest.json ----------------------------------------------------------------------------------------------
+
+
+class _Fields:
+    """Reads the fields of one entry and names what is wrong by its place: ``images[3].digest``."""
+
+    def __init__(self, place: str, value: object) -> None:
+        self.place = place
+        if not isinstance(value, dict):
+            raise BundleError(f"{MANIFEST}: {place} is {_kind(value)}, an object is expected")
+        self._value = value
+
+    def wrong(self, field: str, text: str) -> BundleError:
+        return BundleError(f"{MANIFEST}: {self.place}.{field} {text}")
+
+    def text(self, field: str, optional: bool = False) -> str:
+        value = self._value.get(field)
+        if value is None and optional:
+            return ""
+        if field not in self._value:
+            raise self.wrong(field, "is missing")
+        if not isinstance(value, str) or not value:
+            raise self.wrong(field, f"is {value!r}, a text is expected")
+        return value
+
+    def flag(self, field: str) -> bool:
+        value = self._value.get(field, False)
+        if not isinstance(value, bool):
+            raise self.wrong(field, f"is {value!r}, true or false is expected")
+        return value
+
+    def size(self, field: str = "size") -> int:
+        value = self._value.get(field)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise self.wrong(field, f"is {value!r}, a number of bytes is expected")
+        return value
+
+    def digest(self, field: str = "digest") -> str:
+        value = self.text(field)
+        if not is_digest(value):
+            raise self.wrong(field, f"is {value!r}, sha256: and 64 hexadecimal digits are expected")
+        return value
+
+    def path(self, field: str) -> str:
+        value = self.text(field)
+        parts = PurePosixPath(value).parts
+        if value.startswith("/") or ".." in parts or "\\" in value or not parts or not value.isprintable():
+            raise self.wrong(field, f"is {value!r}, a path inside the bundle is expected")
+        return str(PurePosixPath(*parts))
+
+
+def _kind(value: object) -> str:
+    return {dict: "an object", list: "a list", str: "a text", type(None): "nothing"}.get(type(value), repr(value))
+
+
+def parse_manifest(content: bytes | str) -> Manifest:
+    """Read and validate manifest.json. Raises BundleError with file, field and value."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST}: not JSON ({error}); {COPY_AGAIN}") from error
+    if not isinstance(document, dict):
+        raise BundleError(f"{MANIFEST}: is {_kind(document)}, an object is expected")
+    if document.get("schema") != SCHEMA:
+        raise BundleError(
+            f"{MANIFEST}: schema is {document.get('schema')!r}, this release reads {SCHEMA}; "
+            "make the bundle with the same release"
+        )
+    images = [_image(fields) for fields in _list(document, "images")]
+    items = [
+        _item(kind, fields)
+        for kind, key in (("snap", "snaps"), ("chart", "charts"), ("binary", "binaries"), ("wheel", "wheels"))
+        for fields in _list(document, key)
+    ]
+    seen: dict[str, str] = {}
+    for position, image in enumerate(images):
+        if seen.setdefault(image.reference, image.digest) != image.digest:
+            raise BundleError(f"{MANIFEST}: images[{position}].reference {image.reference} has two digests")
+    return Manifest(tuple(images), tuple(items))
+
+
+def _list(document: Mapping[str, Any], key: str) -> list[_Fields]:
+    value = document.get(key, [])
+    if not isinstance(value, list):
+        raise BundleError(f"{MANIFEST}: {key} is {_kind(value)}, a list is expected")
+    return [_Fields(f"{key}[{position}]", entry) for position, entry in enumerate(value)]
+
+
+def _image(fields: _Fields) -> BundledImage:
+    try:
+        reference = normalise(fields.text("reference"))
+    except ImageReferenceError as error:
+        raise fields.wrong("reference", f"cannot be read: {error}") from error
+    return BundledImage(reference, fields.digest(), fields.text("platform"), fields.size(), fields.path("archive"))
+
+
+def _item(kind: str, fields: _Fields) -> Item:
+    files = [File(fields.path("file"), fields.digest(), fields.size())]
+    if kind == "snap":
+        files.append(File(fields.path("assertion"), fields.digest("assertion_digest"), -1))
+    return Item(
+        kind,
+        fields.text("name"),
+        fields.text("version"),
+        fields.text("platform") if kind == "binary" else "",
+        str(fields.text("revision")) if kind == "snap" else "",
+        fields.flag("classic"),
+        tuple(files),
+    )
+
+
+def load(folder: Path) -> Manifest:
+    """The manifest of the bundle in `folder`. Raises BundleError."""
+    try:
+        content = (folder / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        missing = MANIFEST if folder.is_dir() else "folder"
+        raise BundleError(
+            f"{folder}: there is no bundle here (no {missing}); put one there, or say where it is"
+        ) from None
+    except OSError as error:
+        raise BundleError(f"{folder / MANIFEST}: cannot be read ({error.strerror})") from error
+    return parse_manifest(content)
+
+
+# ---- what is needed against what is there -----------------------------------------------------------------------
+
+
+def check(folder: Path, needs: Needs, verified: VerifiedFiles | None = None) -> Holding:
+    """Compare needs with the bundle; every needed file is hashed. Raises BundleError if there is no valid manifest."""
+    checker = _Checker(folder, load(folder), verified or VerifiedFiles())
+    checker.items(needs)
+    checker.images(needs)
+    checker.run_verification()
+    problems = sorted(checker.problems, key=lambda problem: (CATEGORIES.index(problem.category), problem))
+    return Holding(checker.held, checker.archives, checker.held_items, checker.held_wheels, problems)
+
+
+class _Checker:
+    def __init__(self, folder: Path, manifest: Manifest, verified: VerifiedFiles) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.verified = verified
+        self.problems: list[Problem] = []
+        self.held: dict[str, Image] = {}
+        self.archives: dict[str, str] = {}
+        self.held_items: list[Item] = []
+        self.held_wheels: dict[str, str] = {}
+        self._layouts: dict[str, Layout | LayoutError] = {}
+        # What to hash at the end, each file once, and for whom.
+        self._verifiers: dict[str, Callable[[File], None]] = {}
+        self._jobs: dict[tuple[File, Callable[[File], None]], set[str]] = {}
+
+    def problem(self, category: str, subject: str, text: str, cure: str, digest: str = "", file: str = "") -> None:
+        self.problems.append(Problem(category, subject, digest, file or MANIFEST, text, cure))
+
+    # -- files
+
+    def _want(self, subject: str, file: File, verify: Callable[[File], None]) -> None:
+        self._jobs.setdefault((file, verify), set()).add(subject)
+
+    def _verify_file(self, file: File) -> None:
+        path = self.folder / file.path
+        if self.folder.resolve() not in path.resolve().parents:
+            raise LayoutError(file.path, "leads out of the bundle")
+        if not path.is_file():
+            raise MissingFileError(file.path)
+        size = path.stat().st_size
+        if file.size >= 0 and size != file.size:
+            raise LayoutError(file.path, f"has {size} bytes instead of {file.size}")
+
+        def verify() -> None:
+            with path.open("rb") as stream:
+                found = hash_stream(stream)
+            if found != file.digest:
+                raise LayoutError(file.path, f"its content has the digest {found} instead of {file.digest}")
+
+        self.verified.check(path, 0, file.digest, verify)
+
+    def _verify_blob(self, archive: str, file: File) -> None:
+        layout, blob = self._layout(archive), Blob(file.digest, file.size)
+        name = blob_file(blob.digest)
+        # The size that the image states is compared even where the digest is remembered.
+        if layout.size(name) != blob.size:
+            layout.verify(blob)
+        path, offset = layout.location(name)
+        self.verified.check(path, offset, blob.digest, lambda: layout.verify(blob))
+
+    def run_verification(self) -> None:
+        """Hash what was asked for: sha256 frees the interpreter, so that threads use all cores."""
+
+        def attempt(job: tuple[File, Callable[[File], None]]) -> tuple[str, str] | None:
+            file, verify = job
+            try:
+                verify(file)
+            except (LayoutError, OSError) as error:
+                return _verdict(error)
+            return None
+
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            results = list(zip(self._jobs.items(), pool.map(attempt, self._jobs)))
+        found = [
+            Problem(result[0], subject, file.digest, file.path, result[1], COPY_AGAIN)
+            for ((file, _), subjects), result in results
+            if result is not None
+            for subject in subjects
+        ]
+        self.verified.save()
+        self.problems += found
+        bad = {problem.subject for problem in self.problems if problem.category in ("missing", "corrupt")}
+        self.held = {ref: image for ref, image in self.held.items() if f"image {ref}" not in bad}
+        self.held_items = [item for item in self.held_items if f"{item.kind} {item.name}" not in bad]
+        bad_files = {problem.file for problem in found}
+        self.held_wheels = {file: digest for file, digest in self.held_wheels.items() if file not in bad_files}
+
+    # -- snaps, charts, binaries, wheels
+
+    def items(self, needs: Needs) -> None:
+        wanted: dict[tuple[str, str], str] = {}
+        for kind, names in (("snap", needs.snaps), ("chart", needs.charts), ("binary", needs.binaries)):
+            for name, constraint in names.items():
+                wanted[kind, name] = constraint
+                self._item(kind, name, constraint)
+        if needs.requirements:
+            self._wheels(needs)
+        for item in self.manifest.items:
+            if item.kind != "wheel" and (item.kind, item.name) not in wanted:
+                subject = f"{item.kind} {item.name} {item.version}"
+                self.problem("superfluous", subject, NOT_NEEDED, "", item.files[0].digest, item.files[0].path)
+
+    def _item(self, kind: str, name: str, constraint: str) -> None:
+        subject = f"{kind} {name}"
+        candidates = [item for item in self.manifest.of(kind) if item.name == name]
+        fitting = [item for item in candidates if _fits(item, constraint)]
+        if not fitting:
+            category, text = "missing", " ".join(f"{MANIFEST} does not name {name} {constraint}".split())
+            if candidates:
+                held = ", ".join(item.platform if kind == "binary" else item.version for item in candidates)
+                category = "wrong platform" if kind == "binary" else "missing"
+                text = f"needed: {constraint}; the bundle holds {held}"
+            self.problem(category, subject, text, ADD)
+            return
+        item = fitting[-1]
+        self.held_items.append(item)
+        for file in item.files:
+            self._want(subject, file, self._verify_file)
+
+    def _wheels(self, needs: Needs) -> None:
+        known: dict[wheels.Wheel, wheels.Metadata] = {}
+        files: dict[str, Item] = {}
+        for item in self.manifest.of("wheel"):
+            file = item.files[0]
+            try:
+                wheel = wheels.parse_file_name(file.path)
+                known[wheel] = wheels.read_metadata(self.folder / file.path)
+            except wheels.WheelError as error:
+                absent = not (self.folder / file.path).is_file()
+                category, text = ("missing", NOT_THERE) if absent else ("corrupt", str(error))
+                subject = f"wheel {item.name} {item.version}"
+                self.problem(category, subject, text, COPY_AGAIN, file.digest, file.path)
+                continue
+            files[file.path] = item
+        machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(needs.platform.split("/")[1], "")
+        for version in needs.interpreters:
+            interpreter = wheels.Interpreter.of(version, machine)
+            found, missing = wheels.closure(known, needs.requirements, interpreter)
+            for requirement, text in missing.items():
+                self.problem("missing", f"wheel {requirement}", text, ADD)
+            for wheel in found.values():
+                item = files[wheel.file]
+                self.held_wheels[wheel.file] = item.files[0].digest
+                self._want(f"wheel {item.name} {item.version}", item.files[0], self._verify_file)
+
+    # -- images
+
+    def images(self, needs: Needs) -> None:
+        bundled = {image.reference: image for image in self.manifest.images}
+        wanted: dict[str, str] = {}
+        for reference, reason in sorted(needs.images.items()):
+            try:
+                wanted.setdefault(normalise(reference), reason)
+            except ImageReferenceError as error:
+                self.problem("missing", f"image {reference}", str(error), f"correct the name; needed by {reason}")
+        for reference, reason in wanted.items():
+            image = bundled.get(reference) or _by_tag_and_digest(bundled, reference)
+            if image is None:
+                text = f"{MANIFEST} does not name it; needed by {reason}"
+                self.problem("missing", f"image {reference}", text, ADD)
+            else:
+                self._image(reference, image, needs.platform)
+        used = {self.archives[reference] + "\0" + image.digest for reference, image in self.held.items()}
+        for reference, image in sorted(bundled.items()):
+            if reference not in wanted and f"{image.archive}\0{image.digest}" not in used:
+                self.problem("superfluous", f"image {reference}", NOT_NEEDED, "", image.digest, image.archive)
+
+    def _layout(self, archive: str) -> Layout:
+        if archive not in self._layouts:
+            path = self.folder / archive
+            try:
+                if self.folder.resolve() not in path.resolve().parents:
+                    raise LayoutError(archive, "leads out of the bundle")
+                self._layouts[archive] = open_layout(path)
+            except LayoutError as error:
+                self._layouts[archive] = error
+        layout = self._layouts[archive]
+        if isinstance(layout, LayoutError):
+            raise layout
+        return layout
+
+    def _image(self, reference: str, bundled: BundledImage, platform: str) -> None:
+        subject = f"image {reference}"
+
+        def wrong(category: str, text: str, cure: str, file: str = "") -> None:
+            self.problem(category, subject, text, cure, bundled.digest, file or bundled.archive)
+
+        if bundled.platform != platform:
+            wrong("wrong platform", f"it is for {bundled.platform}, the nodes are {platform}", ADD)
+            return
+        try:
+            layout = self._layout(bundled.archive)
+            image = find_image(layout, bundled, reference, platform)
+        except (LayoutError, OSError) as error:
+            file = _inside(bundled.archive, error.file) if isinstance(error, LayoutError) else bundled.archive
+            wrong(*_verdict(error), COPY_AGAIN, file)
+            return
+        if isinstance(image, str):
+            wrong("wrong platform", f"its configuration says {image}, the nodes are {platform}", ADD)
+            return
+        self.held[reference] = image
+        self.archives[reference] = bundled.archive
+        verify = self._verifiers.setdefault(bundled.archive, partial(self._verify_blob, bundled.archive))
+        for blob in image.blobs:
+            name = _inside(bundled.archive, blob_file(blob.digest))
+            self._want(subject, File(name, blob.digest, blob.size), verify)
+
+
+def _verdict(error: LayoutError | OSError) -> tuple[str, str]:
+    """Category and words for what reading a file of the bundle ended with."""
+    if isinstance(error, MissingFileError):
+        return "missing", NOT_THERE
+    if isinstance(error, LayoutError):
+        return "corrupt", error.problem
+    return "corrupt", f"cannot be read ({error.strerror})"
+
+
+def _fits(item: Item, constraint: str) -> bool:
+    if not constraint:
+        return True
+    if item.kind == "binary":
+        return item.platform == constraint
+    if item.kind == "snap":
+        # Track 1.34 holds v1.34.4.
+        return (item.version.lstrip("v") + ".").startswith(constraint + ".")
+    return item.version == constraint
+
+
+def _inside(archive: str, file: str) -> str:
+    """Path of a layout's file as an administrator finds it in the bundle; a tar's member behind a colon."""
+    if PurePosixPath(archive).name == file:
+        return archive
+    return f"{archive}:{file}" if archive.endswith(".tar") else f"{archive}/{file}"
+
+
+def _by_tag_and_digest(bundled: Mapping[str, BundledImage], reference: str) -> BundledImage | None:
+    """An image asked for by tag and digest may be named by its tag alone; `find_image` then compares the digest."""
+    wanted = parse(reference)
+    if not wanted.digest or not wanted.tag:
+        return None
+    return bundled.get(f"{wanted.name}:{wanted.tag}")
+
+
+def find_image(layout: Layout, bundled: BundledImage, reference: str, platform: str) -> Image | str:
+    """The image that the manifest states, whole as far as its JSON goes; a platform if it is for another one.
+
+    Raises LayoutError if the layout does not hold it, or holds something else under its name.
+    """
+    named = entries(layout)
+    of_name = [descriptor for name, descriptor in named if name == bundled.reference]
+    candidates = [descriptor for _, descriptor in named if descriptor.get("digest") == bundled.digest] or of_name
+    wanted = parse(reference).digest
+    for descriptor in candidates:
+        for image in resolve(layout, descriptor, ""):
+            if image.digest != bundled.digest:
+                continue
+            if wanted and wanted not in (image.digest, descriptor.get("digest")):
+                raise LayoutError("index.json", f"holds {image.digest}, asked for is {wanted}")
+            if image.platform != platform and not image.platform.startswith(platform + "/"):
+                return image.platform or "no platform"
+            if image.size != bundled.size:
+                problem = f"{image.digest} has {image.size} bytes, {MANIFEST} states {bundled.size}"
+                raise LayoutError("index.json", problem)
+            return image._replace(reference=reference, platform=platform)
+    held = ", ".join(str(descriptor.get("digest")) for descriptor in of_name)
+    problem = f"does not hold {bundled.digest}" + (f"; under this name it has {held}" if held else "")
+    raise LayoutError("index.json", problem)
+
+
+# ---- in words ---------------------------------------------------------------------------------------------------
+
+
+def report(folder: Path, problems: Iterable[Problem]) -> str:
+    """All problems as one text for a person: reference, digest, file and cure of each; what nobody needs in brief."""
+    problems = list(problems)
+    counts = [
+        f"{count} {category}"
+        for category in CATEGORIES
+        for count in [sum(problem.category == category for problem in problems)]
+        if count
+    ]
+    lines = [f"Bundle {folder}: {', '.join(counts) or 'nothing is wrong'}"]
+    for category in CATEGORIES:
+        chosen = [problem for problem in problems if problem.category == category]
+        if chosen:
+            lines += ["", f"{category}:"]
+        for problem in chosen:
+            if category == "superfluous":
+                lines.append(f"  {problem.subject} {problem.digest}")
+                continue
+            lines.append(f"  {problem.subject}")
+            lines.append(f"    {problem.text}")
+            if problem.digest:
+                lines.append(f"    digest: {problem.digest}")
+            if problem.file:
+                lines.append(f"    file:   {problem.file}")
+            lines.append(f"    cure:   {problem.cure}")
+    return "\n".join(lines)
+
+
+def human_size(size: float) -> str:
+    """``737 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,186 @@
+"""A user's way through JupyterHub: start a server, run a cell in it, stop it. Talks through what it is given."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any, Callable, NamedTuple
+
+CELL = "import socket\nprint(socket.gethostname())"
+
+
+class SmokeTestError(Exception):
+    """A step that did not work; the text says which, what was answered and where to look."""
+
+
+class Pod(NamedTuple):
+    """A notebook's pod as the API server reports it."""
+
+    name: str
+    node: str
+
+
+class SmokeTest:
+    """One run against one hub.
+
+    `http` behaves like requests.Session, `connect(url, headers, timeout)` opens a WebSocket with `send`, `recv` and
+    `close`, `pods(user)` returns the pods of a user's servers. `timeout` bounds the whole run, in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        user: str,
+        http: Any,
+        connect: Callable[[str, dict[str, str], float], Any],
+        pods: Callable[[str], list[Pod]],
+        timeout: float,
+    ) -> None:
+        self._url, self._user, self._http, self._connect, self._pods = url.rstrip("/"), user, http, connect, pods
+        self._headers = {"Authorization": f"token {token}"}
+        self._timeout, self._deadline = timeout, time.monotonic() + timeout
+        self._server = f"/hub/api/users/{user}/server"
+        self.events: list[str] = []
+
+    def run(self) -> dict[str, Any]:
+        """Return `pod`, `node`, `output`, `seconds`, `events`; raise SmokeTestError. The server is stopped again."""
+        started = time.monotonic()
+        self._call("user", "POST", f"/hub/api/users/{self._user}", accept=(201, 409))
+        # One that an interrupted run has left behind would say nothing about starting.
+        self._stop()
+        try:
+            self._call("start", "POST", self._server, accept=(201, 202))
+            self._await_ready()
+            output = self._run_cell()
+            pods = self._pods(self._user)
+        except SmokeTestError:
+            # What went wrong first is what must be told.
+            try:
+                self._stop()
+            except SmokeTestError as error:
+                self.events.append(f"and the server could not be stopped: {error}")
+            raise
+        self._stop()
+        if len(pods) != 1:
+            raise SmokeTestError(f"the API server reports {len(pods)} pods for user {self._user}, expected one: {pods}")
+        if output != pods[0].name:
+            raise SmokeTestError(f"the cell ran on '{output}', but the API server reports pod '{pods[0].name}'")
+        return {
+            "pod": pods[0].name,
+            "node": pods[0].node,
+            "output": output,
+            "seconds": round(time.monotonic() - started, 1),
+            "events": self.events,
+        }
+
+    def _left(self, step: str) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise SmokeTestError(f"{step}: not done within {self._timeout:.0f} s. {self._told()}")
+        return left
+
+    def _told(self) -> str:
+        return "The hub said: " + " | ".join(self.events[-8:]) if self.events else "The hub said nothing."
+
+    def _call(self, step: str, method: str, path: str, accept: tuple, **options: Any) -> Any:
+        address = self._url + path
+        try:
+            answer = self._http.request(
+                method, address, headers=self._headers, timeout=min(60, self._left(step)), **options
+            )
+        except OSError as error:  # requests' exceptions are OSErrors
+            raise SmokeTestError(f"{step}: {method} {address}: {error}") from error
+        if answer.status_code not in accept:
+            raise SmokeTestError(f"{step}: {method} {address} answered {answer.status_code}: {answer.text[:500]}")
+        return answer
+
+    def _await_ready(self) -> None:
+        """Follow the hub's progress events until the server is ready."""
+        answer = self._call("progress", "GET", f"{self._server}/progress", accept=(200,), stream=True)
+        for event in self._sent_events(answer):
+            message = event.get("message", "")
+            if message and message not in self.events:
+                self.events.append(message)
+            if event.get("failed"):
+                raise SmokeTestError(f"the server did not start. {self._told()}")
+            if event.get("ready"):
+                return
+        raise SmokeTestError(f"progress: the hub ended its report before the server was ready. {self._told()}")
+
+    def _sent_events(self, answer: Any) -> Iterator[dict[str, Any]]:
+        try:
+            for line in answer.iter_lines(chunk_size=1, decode_unicode=True):
+                self._left("start")
+                if line.startswith("data:"):
+                    yield json.loads(line[len("data:") :])
+        except (OSError, ValueError) as error:
+            raise SmokeTestError(f"progress: {error}. {self._told()}") from error
+        finally:
+            answer.close()
+
+    def _run_cell(self) -> str:
+        """Run the cell in a new kernel and return what it printed, without the line's end."""
+        notebook = f"/user/{self._user}/api/kernels"
+        kernel = self._call("kernel", "POST", notebook, accept=(201,), json={}).json()["id"]
+        session, message = uuid.uuid4().hex, uuid.uuid4().hex
+        address = f"ws{self._url[len('http') :]}{notebook}/{kernel}/channels?session_id={session}"
+        try:
+            socket = self._connect(address, self._headers, self._left("cell"))
+            try:
+                socket.send(json.dumps(execute_request(CELL, session, message)))
+                return self._printed(socket, message).strip()
+            finally:
+                socket.close()
+        except SmokeTestError:
+            raise
+        except Exception as error:  # the WebSocket library's own exceptions have no common base with OSError
+            raise SmokeTestError(f"cell: {address}: {type(error).__name__}: {error}") from error
+
+    def _printed(self, socket: Any, message: str) -> str:
+        printed = ""
+        while True:
+            self._left("cell")
+            answer = json.loads(socket.recv())
+            if answer.get("parent_header", {}).get("msg_id") != message:
+                continue
+            kind, content = answer["msg_type"], answer["content"]
+            if kind == "stream":
+                printed += content["text"]
+            elif kind == "error":
+                raise SmokeTestError(f"cell: {content['ename']}: {content['evalue']}")
+            elif kind == "status" and content["execution_state"] == "idle":
+                return printed
+
+    def _model(self) -> dict[str, Any] | None:
+        user = self._call("user", "GET", f"/hub/api/users/{self._user}", accept=(200,)).json()
+        return user.get("servers", {}).get("")
+
+    def _stop(self) -> None:
+        """Stop the server if there is one, and wait until the hub has seen it stop."""
+        asked = False
+        while self._model():
+            if not asked:
+                # 400: it is just starting or stopping; then it is asked again.
+                asked = self._call("stop", "DELETE", self._server, accept=(202, 204, 400)).status_code != 400
+            self._left("stop")
+            time.sleep(0.5)
+
+
+def execute_request(code: str, session: str, message: str) -> dict[str, Any]:
+    """Return the message that asks a kernel to run `code` (Jupyter messaging 5.3)."""
+    return {
+        "channel": "shell",
+        "header": {
+            "msg_id": message,
+            "msg_type": "execute_request",
+            "username": "",
+            "session": session,
+            "version": "5.3",
+        },
+        "parent_header": {},
+        "metadata": {},
+        "content": {"code": code, "silent": False, "store_history": False, "allow_stdin": False},
+    }

@@ -1,0 +1,50 @@
+"""Helm's records of a release."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.gpuhub.platform.plugins.module_utils.helm_release import helm_at_work, split_history
+
+
+def records(*statuses):
+    return [{"metadata": {"labels": {"version": str(n), "status": s}}} for n, s in enumerate(statuses, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "removed", "left"),
+    [
+        ([], [], ""),
+        (["deployed"], [], "deployed"),
+        (["superseded", "deployed"], [], "deployed"),
+        (["pending-install"], ["1"], ""),
+        (["failed"], ["1"], ""),
+        (["failed", "pending-install"], ["2", "1"], ""),
+        (["superseded", "deployed", "pending-upgrade"], ["3"], "deployed"),
+        (["superseded", "deployed", "failed", "pending-rollback"], ["4", "3"], "deployed"),
+        # A failure that a later revision has made good is history.
+        (["superseded", "failed", "deployed"], [], "deployed"),
+        (["superseded", "uninstalling"], ["2"], "superseded"),
+        (["superseded"] * 9 + ["deployed", "pending-upgrade"], ["11"], "deployed"),
+    ],
+)
+def test_split_history(statuses, removed, left):
+    unfinished, status = split_history(reversed(records(*statuses)))
+    assert [item["metadata"]["labels"]["version"] for item in unfinished] == removed
+    assert status == left
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("/snap/microk8s/current/bin/helm upgrade -i --reset-values jupyterhub /x.tgz", True),
+        ("helm uninstall jupyterhub", True),
+        ("helm --namespace jhub rollback jupyterhub 3", True),
+        ("helm upgrade -i other /x.tgz", False),
+        ("helm list --filter jupyterhub", False),
+        ("helm get values jupyterhub", False),
+        ("python3 helm.py upgrade jupyterhub", False),
+        ("", False),
+    ],
+)
+def test_helm_at_work(command, expected):
+    assert helm_at_work([*command.split(" "), ""], "jupyterhub") is expected

@@ -1,0 +1,159 @@
+"""A real hub on loopback, with the archive that the role ships, and without a proxy: logins need none."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+from ansible_collections.gpuhub.platform.plugins.module_utils import core_archive
+from ansible_collections.gpuhub.platform.plugins.module_utils import jupyterhub_values as values
+
+COLLECTION = Path(__file__).parents[4]
+
+CONFIG = """
+import json, os
+from jupyterhub.proxy import Proxy
+import gpuhub_hub
+
+class NoProxy(Proxy):
+    should_start = False
+    async def add_route(self, routespec, target, data): pass
+    async def delete_route(self, routespec): pass
+    async def get_all_routes(self): return {}
+
+gpuhub_hub.setup(c, json.loads(os.environ["GPUHUB_SETTINGS"]))
+c.JupyterHub.spawner_class = "simple"
+c.JupyterHub.proxy_class = NoProxy
+c.JupyterHub.hub_bind_url = os.environ["HUB_URL"]
+c.JupyterHub.bind_url = os.environ["HUB_URL"]
+c.JupyterHub.cookie_secret = bytes(32)
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.services = [{"name": "gpuhub-smoke", "api_token": "a" * 64}]
+c.JupyterHub.load_roles = [json.loads(os.environ["SMOKE_ROLE"])]
+"""
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory) -> Path:
+    """The archive as the hub's container has it."""
+    path = tmp_path_factory.mktemp("core") / core_archive.FILE_NAME
+    path.write_bytes(core_archive.pack(core_archive.members(COLLECTION)))
+    sys.path.insert(0, str(path))
+    return path
+
+
+class Hub:
+    """A hub as a process of its own. Its database stays when it is started again."""
+
+    def __init__(self, folder: Path, archive: Path, smoke_role: dict) -> None:
+        self.folder, self._archive, self._role = folder, archive, smoke_role
+        self.process: subprocess.Popen | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        (folder / "config.py").write_text(CONFIG)
+
+    def start(self, administrators: dict, approval: str, **auth) -> None:
+        settings = {
+            "auth": {
+                "mode": "native",
+                "administrators": administrators,
+                "approval": approval,
+                "minimum_password_length": 10,
+                "allowed_failed_logins": 3,
+                "lockout_seconds": 600,
+                **auth,
+            }
+        }
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(self._archive),
+            "GPUHUB_SETTINGS": json.dumps(settings),
+            "SMOKE_ROLE": json.dumps(self._role),
+            "HUB_URL": self.url,
+        }
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "jupyterhub", "-f", "config.py"],
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log()
+            try:
+                if requests.get(f"{self.url}/hub/health", timeout=2).ok:
+                    return
+            except requests.ConnectionError:
+                time.sleep(0.1)
+        raise AssertionError(self.log())
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.terminate()
+            self.process.wait(30)
+            self.process = None
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def browser(self) -> Browser:
+        return Browser(self.url)
+
+
+class Browser:
+    """What a browser does with the hub's forms."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.session = url, requests.Session()
+
+    def _post(self, page: str, **fields: str) -> requests.Response:
+        self.session.get(f"{self.url}/hub/{page}", timeout=10)
+        fields["_xsrf"] = self.session.cookies.get("_xsrf", path="/hub/")
+        return self.session.post(f"{self.url}/hub/{page}", data=fields, timeout=30, allow_redirects=False)
+
+    def login(self, name: str, password: str) -> bool:
+        """Whether the hub let the user in."""
+        answer = self._post("login", username=name, password=password)
+        assert answer.status_code in (200, 302), answer.text
+        return answer.status_code == 302
+
+    def sign_up(self, name: str, password: str) -> str:
+        """The hub's answer as plain text, from its alert."""
+        answer = self._post("signup", username=name, signup_password=password, signup_password_confirmation=password)
+        assert answer.status_code == 200, answer.text
+        alert = re.search(r'class="alert (alert-\w+)[^>]*>(.*?)</div>', answer.text, re.DOTALL)
+        assert alert, answer.text
+        return " ".join(re.sub(r"<[^>]+>", " ", alert[1] + " " + alert[2]).split())
+
+    def get(self, path: str) -> requests.Response:
+        return self.session.get(f"{self.url}/hub/{path}", timeout=10)
+
+    def is_administrator(self) -> bool:
+        return self.get("authorize").status_code == 200
+
+
+@pytest.fixture
+def hub(tmp_path, archive, smoke_role):
+    hub = Hub(tmp_path, archive, smoke_role)
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture(scope="session")
+def smoke_role() -> dict:
+    """The role of the smoke test's service, as the chart's values state it."""
+    path = COLLECTION / "tests" / "unit" / "plugins" / "module_utils" / "jupyterhub_settings.json"
+    example = json.loads(path.read_text())
+    role = values.build(example["settings"], example["secrets"])["hub"]["loadRoles"][values.SMOKE_TEST]
+    return {"name": values.SMOKE_TEST, **role}
