@@ -113,24 +113,9 @@ class Host:
             "LANG": "C.UTF-8",
             "TERM": os.environ.get("TERM", "dumb"),
         }
-        os.execve(
-            shutil.which("nsenter") or "/usr/bin/nsenter",
-            [
-                "nsenter",
-                f"--target={leader}",
-                "--mount",
-                "--uts",
-                "--ipc",
-                "--net",
-                "--pid",
-                "--cgroup",
-                "--root",
-                "--wd",
-                "--",
-                *command,
-            ],
-            environment,
-        )
+        namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"]
+        nsenter = shutil.which("nsenter") or "/usr/bin/nsenter"
+        os.execve(nsenter, ["nsenter", f"--target={leader}", *namespaces, "--", *command], environment)
 
     # Making
 

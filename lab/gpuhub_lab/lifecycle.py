@@ -60,7 +60,7 @@ class Lab:
             self.storage.mount()
             if not self.storage.exists():
                 self.storage.create(template.build())
-            elif not template.is_newest(self.storage.template()):
+            elif not template.is_newest(Path(self.storage.facts()["template"])):
                 say("hosts keep the template that they were made on; `lab clean`, then `lab up`, for the newer one")
             known = self.storage.facts()["workers"]
             if workers is None:
@@ -171,22 +171,9 @@ class Lab:
         """Run a command as the bastion would, in the switch's network, with the sink as resolver; its exit code."""
         self._need_network()
         run = self.instance.run
-        argv = [
-            "nsenter",
-            f"--net=/run/netns/{self.instance.switch}",
-            "--",
-            "unshare",
-            "--mount",
-            "--propagation",
-            "slave",
-            "--",
-            "sh",
-            "-c",
-            _BASTION,
-            "sh",
-            str(run),
-            *command,
-        ]
+        enter = ["nsenter", f"--net=/run/netns/{self.instance.switch}", "--"]
+        enter += ["unshare", "--mount", "--propagation", "slave", "--", "sh", "-c"]
+        argv = [*enter, _BASTION, "sh", str(run), *command]
         environment = {
             **os.environ,
             "GPUHUB_LAB_NAME": self.instance.name,
@@ -195,8 +182,9 @@ class Lab:
         }
         # This process stays outside: a lab command inside finds the machine's namespaces by it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Open files are handed on: a browser is driven over a pipe that its parent opened.
         inside = subprocess.Popen(
-            argv, env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+            argv, env=environment, close_fds=False, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
         )
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda received, _: inside.send_signal(received))

@@ -1,119 +1,12 @@
-"""A deployed lab, and the ways in which its users meet it: playbooks, the API server, a browser."""
+"""Fixtures of the end-to-end tests."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shlex
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-LAB = REPOSITORY / "lab" / "lab"
-OUTPUT = REPOSITORY / "tests" / "output"
-HEAD, WORKERS = "head", ["worker1", "worker2"]
-HUB = "http://10.77.0.11:30080"
-
-
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 120) -> Any:
-    """Return the first true answer of `condition`; fail, naming `what`, when the time is over."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.5)
-
-
-@dataclass(frozen=True)
-class Play:
-    """What one run of ansible-playbook printed."""
-
-    code: int
-    output: str
-
-    @property
-    def recap(self) -> dict[str, dict[str, int]]:
-        """Counters of the recap by host."""
-        lines = re.findall(r"^(\S+)\s+: (ok=.*)$", self.output, re.MULTILINE)
-        return {host: {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", counters)} for host, counters in lines}
-
-    @property
-    def changed(self) -> int:
-        """Changed tasks on all hosts together."""
-        return sum(host["changed"] for host in self.recap.values())
-
-    def changed_tasks(self) -> list[str]:
-        """Names of the tasks that changed something, or would."""
-        names, current = [], ""
-        for line in self.output.splitlines():
-            if match := re.match(r"TASK \[(.*)\]", line):
-                current = match[1]
-            elif line.startswith("changed: ") and current not in names:
-                names.append(current)
-        return names
-
-
-class Deployment:
-    """The lab with the platform on it."""
-
-    def lab(self, *arguments: str, check: bool = True) -> str:
-        """Run `lab/lab ARGUMENTS` and return what it printed."""
-        done = subprocess.run([LAB, *arguments], capture_output=True, text=True, cwd=REPOSITORY)
-        assert done.returncode == 0 or not check, f"lab {shlex.join(arguments)}: {done.stdout}{done.stderr}"
-        return done.stdout
-
-    def on(self, host: str, script: str, check: bool = True) -> str:
-        """Run a shell script on a host."""
-        return self.lab("exec", host, "bash", "-c", script, check=check)
-
-    def play(self, *arguments: str, playbook: str = "playbooks/site.yml", **environment: str) -> Play:
-        """Run a playbook as the administrator on the bastion does."""
-        command = [LAB, "run", "ansible-playbook", "-i", "inventories/lab", playbook, *arguments]
-        settings = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1", **environment}
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        OUTPUT.mkdir(exist_ok=True)
-        (OUTPUT / f"play-{time.strftime('%H%M%S')}.log").write_text(done.stdout)
-        return Play(done.returncode, done.stdout)
-
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl on the head."""
-        command = [LAB, "exec", HEAD, "/snap/bin/microk8s", "kubectl", *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True)
-        assert done.returncode == 0, f"kubectl {shlex.join(arguments)}: {done.stderr}"
-        return done.stdout
-
-    def objects(self, kinds: str, *arguments: str) -> list[dict[str, Any]]:
-        """The objects of some kinds, of all namespaces unless `arguments` say otherwise."""
-        where = arguments or ("--all-namespaces",)
-        return json.loads(self.kubectl("get", kinds, "-o", "json", *where))["items"]
-
-    def attempts(self, reset: bool = False) -> dict[str, list[dict[str, Any]]]:
-        """What tried to leave the lab."""
-        return json.loads(self.lab("attempts", *(["--reset"] if reset else [])))
-
-    def http(self, url: str, *arguments: str) -> tuple[int, str]:
-        """Status and body of a request from the bastion; status 0 when nobody answers."""
-        out = self.lab("run", "curl", "-sS", "-m", "10", "-w", "\n%{http_code}", *arguments, url, check=False)
-        body, _, status = out.rpartition("\n")
-        return int(status or 0), body
-
-    def secret(self, name: str) -> str:
-        """A generated secret, as the summary's command shows it."""
-        return self.on(HEAD, f"cat /var/lib/gpuhub/secrets/{name}").strip()
+from harness import Deployment
 
 
 @pytest.fixture(scope="session")
-def deployment() -> Iterator[Deployment]:
-    """The lab, deployed from nothing by test_deploy.py, which runs first; a lab that is deployed is taken as it is."""
+def deployment() -> Deployment:
+    """The lab. test_1_deploy.py, which runs first, deploys it from nothing."""
     return Deployment()

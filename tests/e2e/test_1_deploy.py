@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import HEAD, HUB, WORKERS, Deployment, wait_for
+from harness import HEAD, HUB, WORKERS, Deployment, wait_for
 
 NEVER_THERE = "203.0.113.7"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from conftest import HEAD, WORKERS, Deployment, wait_for
+from harness import HEAD, WORKERS, Deployment, wait_for
 
 # The run's seed: set GPUHUB_SEED to repeat one.
 SEED = int(os.environ.get("GPUHUB_SEED") or random.SystemRandom().randrange(10**6))

@@ -17,6 +17,8 @@ from ansible_collections.gpuhub.platform.plugins.module_utils import core_archiv
 from ansible_collections.gpuhub.platform.plugins.module_utils import jupyterhub_values as values
 
 COLLECTION = Path(__file__).parents[4]
+# Seconds; bcrypt is slow by design, and more so on a busy machine.
+TIMEOUT = 60
 
 CONFIG = """
 import json, os
@@ -88,11 +90,11 @@ class Hub:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 2 * TIMEOUT
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log()
             try:
-                if requests.get(f"{self.url}/hub/health", timeout=2).ok:
+                if requests.get(f"{self.url}/hub/health", timeout=5).ok:
                     return
             except requests.ConnectionError:
                 time.sleep(0.1)
@@ -101,7 +103,7 @@ class Hub:
     def stop(self) -> None:
         if self.process:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(TIMEOUT)
             self.process = None
 
     def log(self) -> str:
@@ -117,37 +119,48 @@ class Browser:
     def __init__(self, url: str) -> None:
         self.url, self.session = url, requests.Session()
 
-    def _post(self, page: str, **fields: str) -> requests.Response:
-        self.session.get(f"{self.url}/hub/{page}", timeout=10)
+    def post(self, page: str, **fields: str) -> requests.Response:
+        self.session.get(f"{self.url}/hub/{page}", timeout=TIMEOUT)
         fields["_xsrf"] = self.session.cookies.get("_xsrf", path="/hub/")
-        return self.session.post(f"{self.url}/hub/{page}", data=fields, timeout=30, allow_redirects=False)
+        return self.session.post(f"{self.url}/hub/{page}", data=fields, timeout=TIMEOUT, allow_redirects=False)
 
     def login(self, name: str, password: str) -> bool:
         """Whether the hub let the user in."""
-        answer = self._post("login", username=name, password=password)
+        answer = self.post("login", username=name, password=password)
         assert answer.status_code in (200, 302), answer.text
         return answer.status_code == 302
 
     def sign_up(self, name: str, password: str) -> str:
         """The hub's answer as plain text, from its alert."""
-        answer = self._post("signup", username=name, signup_password=password, signup_password_confirmation=password)
+        answer = self.post("signup", username=name, signup_password=password, signup_password_confirmation=password)
         assert answer.status_code == 200, answer.text
         alert = re.search(r'class="alert (alert-\w+)[^>]*>(.*?)</div>', answer.text, re.DOTALL)
         assert alert, answer.text
         return " ".join(re.sub(r"<[^>]+>", " ", alert[1] + " " + alert[2]).split())
 
     def get(self, path: str) -> requests.Response:
-        return self.session.get(f"{self.url}/hub/{path}", timeout=10)
+        return self.session.get(f"{self.url}/hub/{path}", timeout=TIMEOUT)
+
+    def api(self, method: str, path: str, body: dict | None = None) -> requests.Response:
+        headers = {"X-XSRFToken": self.session.cookies.get("_xsrf", path="/hub/")}
+        return self.session.request(method, f"{self.url}/hub/api/{path}", json=body, headers=headers, timeout=TIMEOUT)
 
     def is_administrator(self) -> bool:
         return self.get("authorize").status_code == 200
 
 
-@pytest.fixture
-def hub(tmp_path, archive, smoke_role):
-    hub = Hub(tmp_path, archive, smoke_role)
-    yield hub
-    hub.stop()
+@pytest.fixture(scope="module")
+def make_hub(tmp_path_factory, archive, smoke_role):
+    """A function that returns a new hub, not started yet. All are stopped after the module."""
+    hubs: list[Hub] = []
+
+    def make() -> Hub:
+        hubs.append(Hub(tmp_path_factory.mktemp("hub"), archive, smoke_role))
+        return hubs[-1]
+
+    yield make
+    for hub in hubs:
+        hub.stop()
 
 
 @pytest.fixture(scope="session")
