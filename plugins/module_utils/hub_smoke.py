@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ class SmokeTest:
         except OSError as error:  # requests' exceptions are OSErrors
             raise SmokeTestError(f"{step}: {method} {address}: {error}") from error
         if answer.status_code not in accept:
-            raise SmokeTestError(f"{step}: {method} {address} answered {answer.status_code}: {answer.text[:500]}")
+            raise SmokeTestError(f"{step}: {method} {address} answered {answer.status_code}: {brief(answer.text)}")
         return answer
 
     def _await_ready(self) -> None:
@@ -167,6 +168,13 @@ class SmokeTest:
                 asked = self._call("stop", "DELETE", self._server, accept=(202, 204, 400)).status_code != 400
             self._left("stop")
             time.sleep(0.5)
+
+
+def brief(body: str) -> str:
+    """Return an HTTP answer's body as one short line; of a page only its text, of the hub's error page the error."""
+    _, heading, rest = body.partition('<div class="error">')
+    text = re.sub(r"<[^>]+>", " ", rest if heading else re.sub(r"(?s)<(script|style|head)\b.*?</\1>", " ", body))
+    return " ".join(text.split())[:300]
 
 
 def execute_request(code: str, session: str, message: str) -> dict[str, Any]:

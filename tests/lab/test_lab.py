@@ -301,9 +301,29 @@ def test_up_after_everything_was_killed(point: str) -> None:
     kill_everything(NAME)
     assert {"mounts", "namespaces"} <= set(remains(NAME))
     lab("up")
+    mounts = remains(NAME)["mounts"]
+    assert sorted(mounts) == sorted({*mounts})
     for host in ("head", "worker1"):
         assert lab("ssh", host, "hostname").strip() == host
     assert lab("exec", "head", "cat", "/root/kept") == "kept\n"
+
+
+def test_up_after_a_supervisor_was_killed() -> None:
+    """The host goes on without it: nobody would start it again, nor shut it down."""
+    before = boots()
+    supervisor = next(
+        pid for pid in processes(NAME) if f"{RUN}/worker1/supervisor.lock" in Path(f"/proc/{pid}/cmdline").read_text()
+    )
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: [host["state"] for host in json.loads(lab("status", "--json"))["hosts"]] == ["up", "down"])
+    lab("up")
+    after = boots()
+    assert after["head"] == before["head"]
+    assert after["worker1"] != before["worker1"]
+    running = subprocess.run(["ip", "netns", "pids", f"{NAME}-worker1"], capture_output=True, text=True).stdout.split()
+    assert {Path(f"/proc/{pid}/ns/pid").readlink() for pid in running} == {
+        Path(f"/proc/{running[0]}/ns/pid").readlink()
+    }
 
 
 def test_clean_after_everything_was_killed_leaves_nothing() -> None:
@@ -358,9 +378,22 @@ def test_storage_survives_a_killed_load(btrfs: bool, tmp_path: Path, monkeypatch
         (
             {
                 "sources.list": "# nothing\ndeb http://other.test/x stable main\n",
-                "sources.list.d/debian.sources": "# a comment\nTypes: deb\nURIs: http://mirror.test/s\n"
-                "Suites: bookworm-security\nComponents: main\n\nTypes: deb deb-src\nURIs:\n http://mirror.test/d\n"
-                "Suites: bookworm bookworm-updates\nComponents: main contrib\nSigned-By:\n -----BEGIN KEY-----\n x\n",
+                "sources.list.d/debian.sources": """# a comment
+Types: deb
+URIs: http://mirror.test/s
+Suites: bookworm-security
+Components: main
+Signed-By: /k/debian-archive-keyring.gpg
+
+Types: deb deb-src
+URIs:
+ http://mirror.test/d
+Suites: bookworm bookworm-updates
+Components: main contrib
+Signed-By:
+ -----BEGIN KEY-----
+ x
+""",
             },
             template.Mirror("http://mirror.test/d", None),
         ),

@@ -33,6 +33,7 @@ DATA = "/var/snap/microk8s/current"
 COMMON = "/var/snap/microk8s/common"
 SNAPD, CORE, MICROK8S = (snap.stem for snap in snaps.SNAPS)
 BUSYBOX = "docker.io/library/busybox:1.37.0"
+MIRROR = "http://127.0.0.1:5999"
 TOKEN = "0123456789abcdef0123456789abcdef"
 LAUNCH = {
     "version": "0.1.0",
@@ -44,7 +45,8 @@ LAUNCH = {
     "extraKubeletArgs": {"--cluster-domain": "cluster.local", "--cluster-dns": "10.152.183.10"},
     "extraSANs": ["hub.example", "10.77.0.99"],
     "extraCNIEnv": {"IPv4_SUPPORT": True, "IPv4_CLUSTER_CIDR": "10.3.0.0/16", "IPv4_SERVICE_CIDR": "10.152.183.0/24"},
-    "containerdRegistryConfigs": {"quay.io": 'server = "http://127.0.0.1:5999"\n'},
+    # A file with `server` alone, without a host, is ignored by containerd 1.7.
+    "containerdRegistryConfigs": {"quay.io": f'server = "{MIRROR}"\n[host."{MIRROR}"]\n'},
     "extraConfigFiles": {"audit-policy.yaml": "rules: []\n"},
     "persistentClusterToken": TOKEN,
     "notAKey": 1,
@@ -94,9 +96,7 @@ def archive(references: list[str]) -> bytes:
     """OCI archive of some images of the lab."""
     layout = images.build() / "oci"
     index = json.loads((layout / "index.json").read_text())
-    index["manifests"] = [
-        m for m in index["manifests"] if m["annotations"]["io.containerd.image.name"] in references
-    ]
+    index["manifests"] = [m for m in index["manifests"] if m["annotations"]["io.containerd.image.name"] in references]
     digests = set()
     for descriptor in index["manifests"]:
         manifest = images.read_blob(layout, descriptor["digest"])
@@ -216,7 +216,7 @@ def test_install_with_and_without_launch_configuration() -> None:
         r"Name +Version +Rev +Tracking +Publisher +Notes\nmicrok8s  v1\.34\.4  \d+  - +canonical\*\*  classic\n", listed
     )
     again = run(HEAD, f"snap install --classic /opt/snaps/{MICROK8S}.snap")
-    assert again == 'snap "microk8s" is already installed, see \'snap help refresh\'\n'
+    assert again == "snap \"microk8s\" is already installed, see 'snap help refresh'\n"
     assert 'General refreshes of "microk8s" held indefinitely' in run(HEAD, "snap refresh --hold microk8s")
     assert "classic,held" in run(HEAD, "snap list microk8s")
 
@@ -272,7 +272,7 @@ def test_sideload_folder_is_watched() -> None:
 
 
 def test_registry_configuration_is_honoured() -> None:
-    """A pull goes to the `server` of hosts.toml, as the event of the pod shows."""
+    """A pull goes to the host of hosts.toml, as the event of the pod shows."""
     kubectl("run stranger --image=quay.io/not/there:1 --restart=Never")
     wait(lambda: "127.0.0.1:5999" in kubectl("get events --field-selector=involvedObject.name=stranger"), "event")
     kubectl("delete pod stranger --now")

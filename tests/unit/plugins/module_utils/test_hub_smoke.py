@@ -152,6 +152,23 @@ def test_a_hub_that_is_away():
         smoke(Hub(refuse="everything")).run()
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ('{"status": 403, "message": "no"}', '{"status": 403, "message": "no"}'),
+        (
+            "<html><head><title>x</title></head><body>\n<p>not <b>here</b></p><script>var a;</script></body></html>",
+            "not here",
+        ),
+        ('<head>x</head><nav>Home</nav><div class="error"><h1>403 : Forbidden</h1></div>', "403 : Forbidden"),
+        ("a" * 400, "a" * 300),
+        ("", ""),
+    ],
+)
+def test_brief(body, text):
+    assert hub_smoke.brief(body) == text
+
+
 def test_time_is_bounded(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(hub_smoke.time, "monotonic", lambda: float(next(clock)))
