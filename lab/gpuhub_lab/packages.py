@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,13 +16,17 @@ PACKAGES = (
     "mmdebstrap", "systemd-container", "iproute2", "nftables", "btrfs-progs", "openssh-client", "kmod",
     # Images, snaps and what looks at the cluster from outside.
     "buildah", "skopeo", "squashfs-tools", "zstd", "jq", "conntrack", "ipset", "ethtool", "socat", "bind9-dnsutils",
+    # The pause image is a C program.
+    "gcc", "libc6-dev",
     # The browser of the end-to-end tests.
     "chromium", "fonts-dejavu-core",
 )  # fmt: skip
+# Commands that may come from elsewhere than Debian, and the package that brings each where none does.
+COMMANDS = {"npm": "npm"}
 
 
 def ensure() -> None:
-    """Install what is missing of PACKAGES."""
+    """Install what is missing of PACKAGES and COMMANDS; the Go toolchain is to be there already."""
     asked = subprocess.run(
         ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *PACKAGES],
         capture_output=True,
@@ -29,6 +34,9 @@ def ensure() -> None:
     )
     present = {line.split()[0] for line in asked.stdout.splitlines() if line.endswith(" installed")}
     missing = [p for p in PACKAGES if p not in present]
+    missing += [package for command, package in COMMANDS.items() if not shutil.which(command)]
+    if not shutil.which("go"):
+        raise LabError("the command go is missing: install Go 1.26 or newer, of which Debian 12 has no package")
     if not missing:
         return
     if os.geteuid() != 0:

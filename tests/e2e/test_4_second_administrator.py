@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,14 @@ OTHER = 65534  # nobody
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory) -> Path:
+def desk() -> Iterator[Path]:
     """The other administrator's home: a clone, a key to the hosts, the bundle."""
-    home = tmp_path_factory.mktemp("desk")
+    with tempfile.TemporaryDirectory(prefix="gpuhub-desk-", dir="/var/tmp") as folder:
+        furnish(Path(folder))
+        yield Path(folder)
+
+
+def furnish(home: Path) -> None:
     subprocess.run(["git", "clone", "-q", REPOSITORY, home / "platform"], check=True)
     run = Path("/run/gpuhub-lab", os.environ.get("GPUHUB_LAB_NAME") or "lab")
     (home / "access").mkdir()
@@ -25,14 +32,10 @@ def desk(tmp_path_factory) -> Path:
     (home / "access/ssh_config").write_text((run / "ssh_config").read_text().replace(str(run), f"{home}/access"))
     cache = Path(os.environ.get("GPUHUB_LAB_CACHE") or Path.home() / ".cache/gpuhub-lab")
     shutil.copytree(cache / "bundle", home / "bundle", copy_function=os.link)
-    for folder in [home, *home.parents]:
-        folder.chmod(folder.stat().st_mode | 0o111)
-        if folder.parent == Path("/tmp"):
-            break
+    home.chmod(0o755)
     for path in [home, home / "platform", home / "access", *(home / "access").iterdir()]:
         os.chown(path, OTHER, OTHER)
     subprocess.run(["chown", "-R", f"{OTHER}:{OTHER}", home / "platform"], check=True)
-    return home
 
 
 def play(desk: Path) -> Play:
