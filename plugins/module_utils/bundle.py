@@ -552,6 +552,9 @@ def report(folder: Path, problems: Iterable[Problem]) -> str:
             if problem.file:
                 lines.append(f"    file:   {problem.file}")
             lines.append(f"    cure:   {problem.cure}")
+    sources = ("chart ", "binary helm")
+    if any(problem.subject.startswith(sources) and problem.category != "superfluous" for problem in problems):
+        lines += ["", "Images of charts are not in this report: they are known when chart and helm are whole."]
     return "\n".join(lines)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import traceback
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -21,7 +22,7 @@ except ImportError:
 KUBECONFIG = "/var/snap/microk8s/current/credentials/client.config"
 ARGUMENT_SPEC = {"kubeconfig": {"type": "path", "default": KUBECONFIG}}
 
-Object = Dict[str, Any]
+Object = dict[str, Any]
 
 
 class Cluster:
@@ -54,7 +55,7 @@ class Cluster:
         """Whether objects of this kind live in a namespace."""
         return bool(self._resource(item).namespaced)
 
-    def get(self, item: Object) -> Optional[Object]:
+    def get(self, item: Object) -> Object | None:
         """Return the live object of the same kind, namespace and name, or None."""
         metadata = item["metadata"]
         try:
@@ -62,7 +63,7 @@ class Cluster:
         except NotFoundError:
             return None
 
-    def list(self, api_version: str, kind: str, **selectors: Any) -> List[Object]:
+    def list(self, api_version: str, kind: str, **selectors: Any) -> builtins.list[Object]:
         """Return all objects of a kind; `selectors` are namespace, label_selector, field_selector."""
         found = self._resource({"apiVersion": api_version, "kind": kind}).get(**selectors).to_dict()
         return [{"apiVersion": api_version, "kind": kind, **item} for item in found["items"]]
@@ -88,11 +89,11 @@ class Cluster:
             return
 
 
-def _query(dry_run: bool) -> Dict[str, Any]:
+def _query(dry_run: bool) -> dict[str, Any]:
     return {"query_params": [("dryRun", "All")]} if dry_run else {}
 
 
-def documents(text: str) -> List[Any]:
+def documents(text: str) -> list[Any]:
     """Return the documents of a YAML or JSON text."""
     return list(yaml.safe_load_all(text))
 

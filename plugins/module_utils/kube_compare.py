@@ -7,9 +7,10 @@ import copy
 import gzip
 import hashlib
 import json
-from typing import Any, Dict, Iterable, List, Tuple
+from collections.abc import Iterable
+from typing import Any
 
-Object = Dict[str, Any]
+Object = dict[str, Any]
 
 # Written by the API server alone; two objects that differ only here are equal.
 _SERVER_METADATA = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
@@ -28,7 +29,7 @@ def identity(item: Object) -> str:
     return f"{item.get('kind')} {namespace + '/' if namespace else ''}{metadata.get('name')}"
 
 
-def validate(items: Iterable[Any]) -> List[Object]:
+def validate(items: Iterable[Any]) -> list[Object]:
     """Return the objects of `items` without empty documents; raise KubeCompareError for what is no object."""
     result = []
     for number, item in enumerate(items, start=1):
@@ -98,7 +99,7 @@ def _masked(value: Any) -> str:
     return f"(secret, sha256 {hashlib.sha256(str(value).encode()).hexdigest()[:12]})"
 
 
-def newest_release(secrets: Iterable[Object]) -> Tuple[int, str, str]:
+def newest_release(secrets: Iterable[Object]) -> tuple[int, str, str]:
     """Return (revision, status, manifest) of the newest revision among Helm's release Secrets of one release.
 
     Helm stores a release as base64 of base64 of gzip of JSON (helm.sh/helm/v3/pkg/storage/driver/util.go).

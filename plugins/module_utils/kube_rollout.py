@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List
+from collections.abc import Iterable
+from typing import Any
 
-Object = Dict[str, Any]
+Object = dict[str, Any]
 
 
 def workload_problem(item: Object) -> str:
@@ -41,7 +42,7 @@ def node_problem(node: Object) -> str:
     return "it has not reported yet"
 
 
-def pod_problems(pods: Iterable[Object]) -> List[str]:
+def pod_problems(pods: Iterable[Object]) -> list[str]:
     """Return one line for each pod that is not ready: its node, phase and what its containers wait for."""
     lines = []
     for pod in pods:
@@ -65,7 +66,7 @@ def pod_problems(pods: Iterable[Object]) -> List[str]:
     return lines
 
 
-def last_events(events: Iterable[Object], limit: int = 5) -> List[str]:
+def last_events(events: Iterable[Object], limit: int = 5) -> list[str]:
     """Return the newest `limit` warnings among `events`, oldest first, one line each."""
 
     def when(event: Object) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Optional
 
 SNAP_DATA = "/var/snap/microk8s/current"
 SNAP_COMMON = "/var/snap/microk8s/common"
@@ -54,10 +55,10 @@ class Snap(NamedTuple):
     name: str
     version: str
     revision: str
-    notes: Tuple[str, ...]
+    notes: tuple[str, ...]
 
 
-def parse_snap_list(text: str) -> Dict[str, Snap]:
+def parse_snap_list(text: str) -> dict[str, Snap]:
     """Return the installed snaps by name from the output of `snap list`.
 
     Columns: Name Version Rev Tracking Publisher Notes; a publisher may end in `**` or a tick, never holds a space.
@@ -71,7 +72,7 @@ def parse_snap_list(text: str) -> Dict[str, Snap]:
     return snaps
 
 
-def parse_arguments(text: str) -> Dict[str, str]:
+def parse_arguments(text: str) -> dict[str, str]:
     """Return flag -> value of an arguments file (`--flag=value`, `--flag value`, or `--flag`: an empty value)."""
     flags = {}
     for raw in text.splitlines():
@@ -117,10 +118,12 @@ def join_failure(code: int, output: str) -> str:
     """Return why a join failed and what to do, without the token that its output may show."""
     text = re.sub(r"\S{32,}/[0-9a-f]{12}", "(token)", output).strip()
     said = text.splitlines()[-1] if text else "(it printed nothing)"
-    return f"microk8s join failed (exit code {code}): {said}. Cure: {_JOIN_CURE.get(code, 'see journalctl on this host')}"
+    return (
+        f"microk8s join failed (exit code {code}): {said}. Cure: {_JOIN_CURE.get(code, 'see journalctl on this host')}"
+    )
 
 
-def launch_configuration(arguments: Mapping[str, Arguments], **others: Any) -> Dict[str, Any]:
+def launch_configuration(arguments: Mapping[str, Arguments], **others: Any) -> dict[str, Any]:
     """Return MicroK8s' launch configuration (version 0.2.0) as a dict to be written as YAML.
 
     `arguments` is {file name in args/: {flag: value}}; `others` are further keys, left out when empty.
@@ -133,7 +136,7 @@ def launch_configuration(arguments: Mapping[str, Arguments], **others: Any) -> D
         "kube-scheduler": "extraKubeSchedulerArgs",
         "containerd": "extraContainerdArgs",
     }
-    result: Dict[str, Any] = {"version": "0.2.0"}
+    result: dict[str, Any] = {"version": "0.2.0"}
     for name, flags in arguments.items():
         if name not in keys:
             raise MicroK8sError(f"arguments for '{name}': the launch configuration knows only {', '.join(keys)}")
@@ -143,6 +146,6 @@ def launch_configuration(arguments: Mapping[str, Arguments], **others: Any) -> D
     return result
 
 
-def parse_worker_heads(provider: str) -> List[str]:
+def parse_worker_heads(provider: str) -> list[str]:
     """Return the addresses of the API servers in a worker's `args/traefik/provider.yaml`."""
     return re.findall(r"address:\s*['\"]?([^\s'\"]+)", provider)

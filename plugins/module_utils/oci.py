@@ -165,10 +165,6 @@ class TarLayout(Layout):
             raise MissingFileError(path.name) from None
         except (OSError, tarfile.TarError) as error:
             raise LayoutError(path.name, f"not an uncompressed tar, or damaged ({error})") from error
-        # tarfile takes a file that ends too early for the end of the archive.
-        end = max((member.offset_data + member.size for member in members), default=0)
-        if path.stat().st_size < end:
-            raise LayoutError(path.name, f"is cut off: {path.stat().st_size} bytes, at least {end} expected")
         regular = (member for member in members if member.isreg() and not member.issparse())
         self._members = {posixpath.normpath(member.name): member for member in regular}
 

@@ -62,7 +62,6 @@ removed:
 
 import os
 from pathlib import Path
-from typing import Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -79,7 +78,7 @@ def write(path: Path, content: str, mode: int) -> None:
     partial.rename(path)
 
 
-def current(path: Path) -> Optional[str]:
+def current(path: Path) -> str | None:
     """The text of a file, or None if there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
@@ -123,7 +122,9 @@ def main() -> None:
                 write(path, after, mode)
         else:
             continue
-        diff.append({"before_header": str(path), "after_header": str(path), "before": before or "", "after": after or ""})
+        diff.append(
+            {"before_header": str(path), "after_header": str(path), "before": before or "", "after": after or ""}
+        )
     module.exit_json(changed=bool(written or removed), written=written, removed=removed, diff=diff)
 
 

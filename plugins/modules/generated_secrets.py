@@ -56,7 +56,7 @@ import os
 import secrets as random_source
 import string
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -64,7 +64,7 @@ from ansible.module_utils.basic import AnsibleModule
 ALPHABET = "".join(sorted(set(string.ascii_letters + string.digits) - set("Il1O0")))
 
 
-def generate(recipe: Dict[str, Any]) -> str:
+def generate(recipe: dict[str, Any]) -> str:
     """Return a new secret: O(secrets.format=hex) of `bytes` random bytes, or `password` of `length` characters."""
     if recipe.get("format", "hex") == "hex":
         return random_source.token_hex(int(recipe.get("bytes", 32)))

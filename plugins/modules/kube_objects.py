@@ -74,7 +74,7 @@ deleted:
 """
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -91,7 +91,7 @@ from ..module_utils.kube_compare import (
 )
 
 
-def wanted_objects(params: Dict[str, Any], cluster: kube.Cluster) -> List[kube.Object]:
+def wanted_objects(params: dict[str, Any], cluster: kube.Cluster) -> list[kube.Object]:
     """The objects that the module's options name."""
     if params["release"]:
         name, namespace = params["release"]["name"], params["release"]["namespace"]
@@ -115,8 +115,8 @@ class Reconciler:
 
     def __init__(self, cluster: kube.Cluster, check_mode: bool) -> None:
         self._cluster, self._check = cluster, check_mode
-        self.done: Dict[str, List[str]] = {"created": [], "repaired": [], "deleted": []}
-        self.diff: List[Dict[str, Any]] = []
+        self.done: dict[str, list[str]] = {"created": [], "repaired": [], "deleted": []}
+        self.diff: list[dict[str, Any]] = []
         self._new_namespaces: set = set()
 
     def _record(self, what: str, item: kube.Object, before: Any, after: Any) -> None:

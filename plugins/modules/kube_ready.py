@@ -65,7 +65,7 @@ nodes:
 """
 
 import time
-from typing import Any, Dict, List
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -75,7 +75,7 @@ from ..module_utils.kube_rollout import last_events, node_problem, pod_problems,
 POLL_SECONDS = 0.5
 
 
-def problems(cluster: kube.Cluster, params: Dict[str, Any]) -> List[str]:
+def problems(cluster: kube.Cluster, params: dict[str, Any]) -> list[str]:
     """What is not ready yet, one line each; empty when all is."""
     lines = []
     if params["nodes"]:
@@ -97,7 +97,7 @@ def problems(cluster: kube.Cluster, params: Dict[str, Any]) -> List[str]:
     return lines
 
 
-def explanation(cluster: kube.Cluster, params: Dict[str, Any]) -> List[str]:
+def explanation(cluster: kube.Cluster, params: dict[str, Any]) -> list[str]:
     """Pods that are not ready and last warnings, of the namespaces asked for."""
     lines = []
     for namespace in sorted({workload["namespace"] for workload in params["workloads"]}):
@@ -128,7 +128,7 @@ def main() -> None:
     )
     cluster = kube.Cluster(module)
     started = time.monotonic()
-    missing: List[str] = []
+    missing: list[str] = []
     while True:
         try:
             missing = problems(cluster, module.params)

@@ -63,7 +63,9 @@ def main() -> None:
         code, out, err = module.run_command([snap, "list"])
         # A host without any snap: rc 0 and a hint on stderr.
         if code:
-            module.fail_json(msg=f"snap list failed (exit code {code}): {err.strip() or out.strip()}. Is snapd running?")
+            module.fail_json(
+                msg=f"snap list failed (exit code {code}): {err.strip() or out.strip()}. Is snapd running?"
+            )
         snaps = microk8s.parse_snap_list(out)
     found = snaps.get("microk8s")
     worker = (data / "var/lock/clustered.lock").exists()

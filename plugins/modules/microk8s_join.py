@@ -42,7 +42,6 @@ heads:
 
 import re
 from pathlib import Path
-from typing import List
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -51,7 +50,7 @@ from ..module_utils import microk8s
 LOCKS = Path(microk8s.SNAP_DATA, "var/lock")
 
 
-def heads() -> List[str]:
+def heads() -> list[str]:
     """The API servers of the cluster that this worker has joined."""
     provider = Path(microk8s.SNAP_DATA, "args/traefik/provider.yaml")
     return microk8s.parse_worker_heads(provider.read_text(encoding="utf-8")) if provider.exists() else []

@@ -57,7 +57,6 @@ restarted:
 import json
 import time
 from pathlib import Path
-from typing import Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -66,13 +65,13 @@ from ..module_utils import microk8s
 ARGS = Path(microk8s.SNAP_DATA, "args")
 
 
-def occasion() -> List[str]:
+def occasion() -> list[str]:
     """What a record belongs to: an update or a join writes the files anew, and then it is void."""
     joined = Path(microk8s.SNAP_DATA, "var/lock/clustered.lock").exists()
     return [Path("/snap/microk8s/current").resolve().name, "joined" if joined else "alone"]
 
 
-def read_record(path: Path) -> Dict[str, str]:
+def read_record(path: Path) -> dict[str, str]:
     """Recorded texts of the arguments files by name; empty when there are none for this occasion."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -81,7 +80,7 @@ def read_record(path: Path) -> Dict[str, str]:
         return {}
 
 
-def write_record(path: Path, files: Dict[str, str]) -> None:
+def write_record(path: Path, files: dict[str, str]) -> None:
     """Keep the texts; a killed write leaves the old record."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -98,7 +97,7 @@ def replace(path: Path, text: str) -> None:
     partial.rename(path)
 
 
-def started_at(module: AnsibleModule, unit: str) -> Optional[float]:
+def started_at(module: AnsibleModule, unit: str) -> float | None:
     """Seconds since the epoch when a unit became active; None when it is not active."""
     show = ["systemctl", "show", unit, "--property=ActiveState,ActiveEnterTimestampMonotonic"]
     _, out, _ = module.run_command(show)
@@ -123,7 +122,7 @@ def main() -> None:
         module.fail_json(msg=f"{ARGS} is not there: MicroK8s is not installed on this host")
     record_path = Path(module.params["record"])
     record = read_record(record_path)
-    expected: Dict[str, str] = {}
+    expected: dict[str, str] = {}
     edited, diff = [], []
     for name in microk8s.UNIT_OF_ARGUMENTS:
         path = ARGS / name
@@ -141,7 +140,7 @@ def main() -> None:
     if expected != record and not module.check_mode:
         write_record(record_path, expected)
 
-    restart: List[str] = []
+    restart: list[str] = []
     for unit in microk8s.HEAD_UNITS if module.params["role"] == "head" else microk8s.WORKER_UNITS:
         since = started_at(module, unit)
         files = [ARGS / name for name, owner in microk8s.UNIT_OF_ARGUMENTS.items() if owner == unit]

@@ -91,7 +91,9 @@ def main() -> None:
             for command in commands:
                 code, out, err = module.run_command(command)
                 if code:
-                    module.fail_json(msg=f"'{' '.join(command)}' failed (exit code {code}): {err.strip() or out.strip()}")
+                    module.fail_json(
+                        msg=f"'{' '.join(command)}' failed (exit code {code}): {err.strip() or out.strip()}"
+                    )
     module.exit_json(
         changed=bool(missing),
         installed=names,

@@ -98,7 +98,9 @@ def test_a_notebooks_account_may_do_nothing(from_nothing, deployment):
 
 
 def test_images_that_run_are_in_the_manifest(from_nothing, deployment):
-    bundle = json.loads(deployment.lab("run", "bash", "-c", "cat ${GPUHUB_LAB_CACHE:-$HOME/.cache/gpuhub-lab}/bundle/manifest.json"))
+    bundle = json.loads(
+        deployment.lab("run", "bash", "-c", "cat ${GPUHUB_LAB_CACHE:-$HOME/.cache/gpuhub-lab}/bundle/manifest.json")
+    )
     known = {image["reference"] for image in bundle["images"]}
     running = {
         container["image"]

@@ -107,6 +107,9 @@ def run_cell(page: Page, code: str) -> str:
     page.keyboard.press("Shift+Enter")
     output = page.locator(".jp-OutputArea-output pre").first
     output.wait_for()
+    news = page.locator(".Toastify").get_by_role("button", name="No", exact=True)
+    news.click()
+    news.wait_for(state="detached")
     return output.inner_text().strip()
 
 
@@ -138,10 +141,12 @@ def test_the_server_stops(deployment, researcher):
     researcher.click("#stop")
     wait_for(
         "the pod is gone",
-        lambda: not [
-            pod
-            for pod in deployment.objects("pods", "-n", "jhub", "-l", "component=singleuser-server")
-            if pod["metadata"]["annotations"]["hub.jupyter.org/username"] == RESEARCHER
-        ],
+        lambda: (
+            not [
+                pod
+                for pod in deployment.objects("pods", "-n", "jhub", "-l", "component=singleuser-server")
+                if pod["metadata"]["annotations"]["hub.jupyter.org/username"] == RESEARCHER
+            ]
+        ),
     )
     assert deployment.on("head", f"ls /mnt/shared/.gpuhub/homes/jhub/*{RESEARCHER}*/kept.txt")

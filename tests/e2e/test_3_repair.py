@@ -138,7 +138,10 @@ FAULTS = [
     Fault(
         "calico",
         "the network's DaemonSet is edited",
-        patch("kube-system", "daemonset/calico-node", {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 9}}}}),
+        patch(
+            "kube-system", "daemonset/calico-node",
+            {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 9}}}},
+        ),
         "DaemonSet kube-system/calico-node",
         shows("kube-system", "daemonset/calico-node", "{.spec.template.spec.terminationGracePeriodSeconds}", "9"),
     ),
@@ -279,7 +282,10 @@ def story(deployment) -> dict[str, Any]:
         assert not fault.broken(deployment), f"{fault.name}: broken before it was broken"
         fault.break_it(deployment)
         assert fault.broken(deployment), f"{fault.name}: not broken by breaking it"
-    wait_for("the API server", lambda: deployment.lab("exec", HEAD, "/snap/bin/microk8s", "kubectl", "get", "nodes", check=False))
+    wait_for(
+        "the API server",
+        lambda: deployment.lab("exec", HEAD, "/snap/bin/microk8s", "kubectl", "get", "nodes", check=False),
+    )
     broken = digest(deployment)
     looked = deployment.play("--check", "--diff")
     after_look = digest(deployment)
@@ -336,7 +342,9 @@ def test_an_image_deleted_on_a_worker_is_there_for_the_next_pod(deployment):
     deployment.on(worker, f"/snap/bin/microk8s ctr images rm --sync {image}")
     try:
         deployment.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
-        wait_for("the pod ran", lambda: shows("default", "pod/image-is-back", "{.status.phase}", "Succeeded")(deployment))
+        wait_for(
+            "the pod ran", lambda: shows("default", "pod/image-is-back", "{.status.phase}", "Succeeded")(deployment)
+        )
     finally:
         deployment.kubectl("delete", "pod", "image-is-back", "--ignore-not-found")
     assert says(worker, f"/snap/bin/microk8s ctr images ls -q | grep -qx {image}")(deployment)

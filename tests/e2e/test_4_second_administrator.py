@@ -39,7 +39,7 @@ def furnish(home: Path) -> None:
 
 
 def play(desk: Path) -> Play:
-    """site.yml as the other administrator. Reading the tools of root's environment is all that the capability is for."""
+    """site.yml as the other administrator. The capability is for reading the tools in root's cache, nothing else."""
     command = [
         LAB, "run", "setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups",
         "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",

@@ -516,7 +516,7 @@ def test_stopped_and_started() -> None:
     run(HEAD, "/snap/bin/microk8s stop")
     stopped = run(HEAD, "/snap/bin/microk8s status")
     assert stopped == "microk8s is not running, try microk8s start\n"
-    run(HEAD, "! systemctl is-active --quiet snap.microk8s.daemon-containerd && ! pgrep -f containerd-shim-runc-v2")
+    run(HEAD, "! systemctl is-active --quiet snap.microk8s.daemon-containerd && ! pgrep -f '[c]ontainerd-shim'")
     assert "microk8s is not running, try microk8s start" in run(HEAD, "/snap/bin/microk8s kubectl get nodes", 1)
     run(HEAD, "/snap/bin/microk8s start && /snap/bin/microk8s status --wait-ready --timeout 60")
     wait(lambda: _ready(HEAD) and _ready(WORKER), "nodes Ready")
@@ -571,7 +571,7 @@ def test_leave_remove_node_and_remove() -> None:
     run(WORKER, "snap remove --purge microk8s")
     left = run(WORKER, "ls -d /snap/microk8s /var/snap/microk8s /etc/systemd/system/snap.microk8s* /var/lib/kubelet "
                        "/run/netns/cni-* 2>/dev/null; ip -o link | grep -E 'cni0|flannel|veth'; "
-                       "grep -E 'kubelet|containerd' /proc/self/mounts; pgrep -fa 'kube|containerd'", None)  # fmt: skip
+                       "grep -E 'kubelet|containerd' /proc/self/mounts; pgrep -fa '[k]ubelet|[c]ontainerd'", None)  # fmt: skip
     assert not left
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from ansible.errors import AnsibleFilterError
-
 from ansible_collections.gpuhub.platform.plugins.filter.registry_mirrors import FilterModule
 
 mirrors = FilterModule().filters()["registry_mirrors"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.loader import lookup_loader
-
 from ansible_collections.gpuhub.platform.plugins.lookup.catalogue import find
 
 CATALOGUE = {"calico": {"version": "v3", "images": ["a", "b"]}, "empty": None}

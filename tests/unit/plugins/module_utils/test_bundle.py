@@ -7,7 +7,6 @@ import json
 import os
 
 import pytest
-
 from ansible_collections.gpuhub.platform.plugins.module_utils import bundle as core
 from ansible_collections.gpuhub.platform.plugins.module_utils.verified_files import VerifiedFiles
 
@@ -66,6 +65,13 @@ def test_every_damaged_file_is_named(bundle, file, damage, category):
     text = core.report(bundle.folder, holding.problems)
     assert f"file:   {file}" in text
     assert "cure:   copy it again" in text
+
+
+def test_a_cut_off_file_is_named_with_its_sizes(bundle):
+    size = (bundle.folder / "bin/helm").stat().st_size
+    bundles.truncate(bundle.folder / "bin/helm")
+    (problem,) = check(bundle).fatal
+    assert problem.text == f"has {size // 2} bytes instead of {size}"
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -182,6 +188,12 @@ def test_everything_is_in_one_report(bundle):
     bundle.write()
     text = core.report(bundle.folder, check(bundle, charts={}).problems)
     assert text.splitlines()[0].endswith("1 missing, 1 corrupt, 1 wrong platform, 1 superfluous")
+
+
+@pytest.mark.parametrize(("file", "said"), [("bin/helm", True), ("snaps/microk8s_1.snap", False)])
+def test_a_report_says_when_it_cannot_know_all_images(bundle, file, said):
+    bundles.flip(bundle.folder / file)
+    assert ("Images of charts are not in this report" in core.report(bundle.folder, check(bundle).problems)) is said
 
 
 def test_a_link_out_of_the_bundle_is_refused(bundle, tmp_path):

@@ -6,7 +6,6 @@ import base64
 import json
 
 import pytest
-
 from ansible_collections.gpuhub.platform.plugins.module_utils.chart import ChartError, images
 
 
@@ -53,7 +52,11 @@ def test_what_is_no_pod_has_no_images():
 def secret(values, encode=True):
     text = json.dumps(values)
     data = {"data": {"values.yaml": base64.b64encode(text.encode()).decode()}}
-    return {"kind": "Secret", "metadata": {"name": "hub"}, **(data if encode else {"stringData": {"values.yaml": text}})}
+    return {
+        "kind": "Secret",
+        "metadata": {"name": "hub"},
+        **(data if encode else {"stringData": {"values.yaml": text}}),
+    }
 
 
 OFF = {"blockWithIptables": False}

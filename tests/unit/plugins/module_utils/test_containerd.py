@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from ansible_collections.gpuhub.platform.plugins.module_utils import containerd
 from ansible_collections.gpuhub.platform.plugins.module_utils.containerd import ContainerdError, Difference
 
@@ -13,11 +12,12 @@ A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 PAUSE, NODE = "registry.k8s.io/pause:3.10", "docker.io/calico/node:v3.29.3"
 WANTED = {PAUSE: A, NODE: B}
 
+IMAGE = "application/vnd.oci.image.manifest.v1+json"
 LIST = f"""\
-REF                           TYPE                                       DIGEST {'':64} SIZE      PLATFORMS   LABELS
-{NODE} application/vnd.oci.image.manifest.v1+json {B} 147.4 MiB linux/amd64 io.cri-containerd.image=managed
-{PAUSE} application/vnd.oci.image.manifest.v1+json {A} 0.0 B -           -
-sha256:{'c' * 64} application/vnd.oci.image.manifest.v1+json {A} 669.9 KiB linux/amd64,linux/arm64 x={{a,b=c}},io.cri-containerd.pinned=pinned
+REF                           TYPE                                       DIGEST {"":64} SIZE      PLATFORMS   LABELS
+{NODE} {IMAGE} {B} 147.4 MiB linux/amd64 io.cri-containerd.image=managed
+{PAUSE} {IMAGE} {A} 0.0 B -           -
+sha256:{"c" * 64} {IMAGE} {A} 669.9 KiB linux/amd64,linux/arm64 x={{a,b=c}},io.cri-containerd.pinned=pinned
 """
 CHECK = f"""\
 REF TYPE DIGEST STATUS SIZE UNPACKED
@@ -42,7 +42,9 @@ def test_check_is_read():
 
 
 def stored(**labels):
-    lines = "".join(f"{reference} t {digest} 1 B p {labels.get('label', '-')}\n" for reference, digest in WANTED.items())
+    lines = "".join(
+        f"{reference} t {digest} 1 B p {labels.get('label', '-')}\n" for reference, digest in WANTED.items()
+    )
     return containerd.parse_list(lines)
 
 

@@ -32,7 +32,8 @@ class Answer:
 class Hub:
     """Answers like a hub with one user; remembers what it was asked."""
 
-    def __init__(self, running=False, events=READY, start=201, refuse=None):
+    def __init__(self, running=False, events=READY, start=201, refuse=None, busy=0):
+        self.busy = busy
         self.running, self.events, self.start, self.refuse, self.asked = running, events, start, refuse, []
 
     def request(self, method, url, headers, timeout, **options):
@@ -45,6 +46,9 @@ class Hub:
         if path == "/hub/api/users/smoke":
             servers = {"": {"ready": True}} if self.running else {}
             return Answer(409) if method == "POST" else Answer(200, {"servers": servers})
+        if path == SERVER and method == "DELETE" and self.busy:
+            self.busy -= 1
+            return Answer(500, {"message": "pending check"})
         if path == SERVER:
             self.running = method == "POST"
             return Answer(self.start, {"message": "no"}) if method == "POST" else Answer(204)
@@ -173,5 +177,16 @@ def test_time_is_bounded(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(hub_smoke.time, "monotonic", lambda: float(next(clock)))
     endless = Hub(events=itertools.repeat({"message": "Pulling image"}))
-    with pytest.raises(SmokeTestError, match=r"start: not done within 30 s\. The hub said: Pulling image"):
+    with pytest.raises(
+        SmokeTestError, match=r"start: not done in time \(30 s for everything\)\. The hub said: Pulling image"
+    ):
         smoke(endless).run()
+    # Stopping it has time of its own.
+    assert not endless.running
+
+
+def test_a_hub_that_is_busy_with_the_server_is_asked_again(monkeypatch):
+    monkeypatch.setattr(hub_smoke, "POLL_SECONDS", 0)
+    hub = Hub(running=True, busy=3)
+    smoke(hub).run()
+    assert hub.asked.count(f"DELETE {SERVER}") == 5

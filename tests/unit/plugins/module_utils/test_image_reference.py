@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from ansible_collections.gpuhub.platform.plugins.module_utils.image_reference import (
     ImageReferenceError,
     is_digest,

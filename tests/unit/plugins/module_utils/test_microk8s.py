@@ -63,7 +63,9 @@ def test_join_url_of_something_else_is_refused(text):
         m.parse_join_url(text, "10.9.9.9")
 
 
-@pytest.mark.parametrize(("code", "cure"), [(1, "port 25000"), (4, "address"), (6, "run the play again"), (77, "journalctl")])
+@pytest.mark.parametrize(
+    ("code", "cure"), [(1, "port 25000"), (4, "address"), (6, "run the play again"), (77, "journalctl")]
+)
 def test_join_failure_names_the_cure_and_never_the_token(code, cure):
     said = m.join_failure(code, f"Connection failed to 10.0.0.1:25000/{TOKEN}/0123456789ab")
     assert cure in said
@@ -81,5 +83,6 @@ def test_launch_configuration_knows_its_services():
 
 
 def test_worker_heads():
-    provider = "tcp:\n  services:\n    kube-apiserver:\n      loadBalancer:\n        servers:\n        - address: 10.0.0.1:16443\n"
+    provider = "tcp:\n  services:\n    kube-apiserver:\n      loadBalancer:\n        servers:\n"
+    provider += "        - address: 10.0.0.1:16443\n"
     assert m.parse_worker_heads(provider) == ["10.0.0.1:16443"]

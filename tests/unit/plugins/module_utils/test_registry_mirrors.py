@@ -5,7 +5,6 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-
 from ansible_collections.gpuhub.platform.plugins.module_utils.registry_mirrors import (
     RegistryMirrorsError,
     registry_mirrors,

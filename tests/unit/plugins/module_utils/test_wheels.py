@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 
 import pytest
-
 from ansible_collections.gpuhub.platform.plugins.module_utils import wheels
 from ansible_collections.gpuhub.platform.plugins.module_utils.wheels import Interpreter, Metadata, WheelError
 

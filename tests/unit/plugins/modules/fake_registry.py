@@ -25,8 +25,13 @@ class FakeRegistry:
         class Handler(_Handler):
             store = registry
 
-        self.server = socketserver.ThreadingUnixStreamServer(str(socket), Handler)
-        self.server.daemon_threads = True
+        class Server(socketserver.ThreadingUnixStreamServer):
+            daemon_threads = True
+
+            def handle_error(self, *_arguments: Any) -> None:
+                """A client that has gone away is no error here."""
+
+        self.server = Server(str(socket), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def close(self) -> None:

@@ -77,6 +77,10 @@ def test_an_archive_without_what_the_registry_has_is_enough(head):
         lambda head, layer: head.registry.blobs[HUB_REPOSITORY].pop(layer),
         lambda head, layer: head.registry.blobs[HUB_REPOSITORY].update({layer: b"short"}),
         lambda head, layer: head.registry.manifests[HUB_REPOSITORY].pop("4.4.0"),
+        # Another image of which everything is there.
+        lambda head, layer: head.registry.manifests[HUB_REPOSITORY].update(
+            {"4.4.0": head.registry.manifests[HUB_REPOSITORY]["4.4.0"] + b" "}
+        ),
         lambda head, layer: head.registry.manifests[HUB_REPOSITORY].update(
             {"4.4.0": head.registry.manifests[PAUSE_REPOSITORY]["3.10"]}
         ),

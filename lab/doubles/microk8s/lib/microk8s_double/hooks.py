@@ -88,7 +88,8 @@ def remove() -> None:
     for namespace in Path("/run/netns").glob("cni-*"):
         subprocess.run(["ip", "netns", "delete", namespace.name], capture_output=True)
     for link in json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, text=True).stdout):
-        if link["ifname"].startswith(("cni0", "flannel.")):
+        # Pods' own ends go with their network namespaces, but some time later.
+        if link["ifname"].startswith(("cni0", "flannel.")) or link.get("master") == "cni0":
             subprocess.run(["ip", "link", "delete", link["ifname"]], capture_output=True)
     for place, target in _LINKS.items():
         if os.path.islink(place) and os.readlink(place) == str(target):
