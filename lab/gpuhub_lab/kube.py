@@ -12,8 +12,9 @@ from .process import LabError
 
 SOURCE = LAB / "kube"
 KUBERNETES = "v1.34.4"
-# Binary: package of the module (a path) or of one that it requires. kubelite is kube-apiserver, kube-controller-manager,
-# kube-scheduler, kubelet, kube-proxy and kubectl, chosen by the name it is called by or by its first argument.
+# Binary: package of the module (a path) or of one that it requires. kubelite is kube-apiserver, kube-proxy, kubelet,
+# kube-scheduler, kube-controller-manager and kubectl, chosen by the name it is called by or by its first argument.
+# CoreDNS is 1.12.4 though its image is called 1.12.3: that release would bring a hundred modules more into the graph.
 PROGRAMS = {
     "kubelite": ".",
     "coredns": "./coredns",

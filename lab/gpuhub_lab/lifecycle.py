@@ -179,6 +179,8 @@ class Lab:
             "GPUHUB_LAB_NAME": self.instance.name,
             "GPUHUB_LAB_RUN": str(run),
             "GPUHUB_LAB_OUTSIDE": str(os.getpid()),
+            # Labs have the same addresses: a connection that Ansible keeps open must not serve another lab.
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": os.environ.get("ANSIBLE_SSH_CONTROL_PATH_DIR") or str(run / "ssh"),
         }
         # This process stays outside: a lab command inside finds the machine's namespaces by it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from .image_reference import ImageReferenceError, is_digest, normalise
 
-#: containerd's CRI reports images with this label as pinned, and kubelet's garbage collection leaves those alone
-#: (containerd 1.7.3 and newer; older ones ignore it).
+#: containerd's CRI reports an image as pinned if one of its names has this label, and kubelet's garbage collection
+#: leaves it alone (1.6 and 1.7 releases since the end of 2023; older ones ignore it).
 PINNED = ("io.cri-containerd.pinned", "pinned")
 MANAGED_LABEL = "io.cri-containerd.image"
 

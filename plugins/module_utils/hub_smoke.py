@@ -88,7 +88,7 @@ class SmokeTest:
         return left
 
     def _told(self) -> str:
-        return "The hub said: " + " | ".join(self.events[-8:]) if self.events else "The hub said nothing."
+        return "The hub said: " + " | ".join(self.events[-4:]) if self.events else "The hub said nothing."
 
     def _call(self, step: str, method: str, path: str, accept: tuple, **options: Any) -> Any:
         address = self._url + path

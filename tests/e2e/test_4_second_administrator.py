@@ -46,7 +46,7 @@ def play(desk: Path) -> Play:
         "ansible-playbook", "-i", "inventories/lab", "playbooks/site.yml",
         "-e", f"lab_run={desk}/access", "-e", f"offline_images_bundle={desk}/bundle",
     ]  # fmt: skip
-    settings = {**os.environ, "HOME": str(desk), "ANSIBLE_NOCOLOR": "1"}
+    settings = {**os.environ, "HOME": str(desk), "ANSIBLE_SSH_CONTROL_PATH_DIR": f"{desk}/ssh", "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run(
         command, cwd=desk / "platform", env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

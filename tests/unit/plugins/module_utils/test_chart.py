@@ -70,6 +70,7 @@ OFF = {"blockWithIptables": False}
         ({"image": {"name": "quay.io/n/b", "tag": ""}, "cloudMetadata": OFF}, ["quay.io/n/b:latest"]),
         ({"networkTools": {"image": {"name": "q.io/t/t", "tag": "1"}}, "cloudMetadata": OFF}, []),
         ({"networkTools": {"image": {"name": "q.io/t/t", "tag": "1"}}}, ["q.io/t/t:1"]),
+        ({"networkTools": {"image": {"name": "q.io/t/t", "tag": "1"}}, "cloudMetadata": {}}, ["q.io/t/t:1"]),
         ({"extraContainers": [{"image": "q.io/x/y:1"}], "cloudMetadata": OFF}, ["q.io/x/y:1"]),
         ({"initContainers": {"a": {"image": "q.io/x/y:1"}}, "cloudMetadata": OFF}, ["q.io/x/y:1"]),
         (

@@ -14,6 +14,11 @@ SERVER = "/hub/api/users/smoke/server"
 READY = [{"progress": 0, "message": "Server requested"}, {"progress": 100, "ready": True, "message": "Server ready"}]
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(hub_smoke, "POLL_SECONDS", 0)
+
+
 class Answer:
     def __init__(self, code, body=None, lines=()):
         self.status_code, self._body, self._lines = code, body, lines
@@ -185,8 +190,7 @@ def test_time_is_bounded(monkeypatch):
     assert not endless.running
 
 
-def test_a_hub_that_is_busy_with_the_server_is_asked_again(monkeypatch):
-    monkeypatch.setattr(hub_smoke, "POLL_SECONDS", 0)
+def test_a_hub_that_is_busy_with_the_server_is_asked_again():
     hub = Hub(running=True, busy=3)
     smoke(hub).run()
     assert hub.asked.count(f"DELETE {SERVER}") == 5

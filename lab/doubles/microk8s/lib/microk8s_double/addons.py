@@ -31,7 +31,8 @@ CORE = [
           "deployment.apps/hostpath-provisioner"),
     Addon("metrics-server", "0.8.0", "K8s Metrics Server for API access to service metrics",
           "deployment.apps/metrics-server"),
-    Addon("nvidia", "25.3.4", "NVIDIA hardware (GPU and network) support", "daemonset.apps/nvidia-device-plugin-daemonset"),
+    Addon("nvidia", "25.3.4", "NVIDIA hardware (GPU and network) support",
+          "daemonset.apps/nvidia-device-plugin-daemonset"),
     Addon("rbac", "", "Role-Based Access Control for authorisation",
           "clusterrole.rbac.authorization.k8s.io/cluster-admin"),
 ]  # fmt: skip

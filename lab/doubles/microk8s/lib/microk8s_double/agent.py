@@ -20,21 +20,21 @@ _POLL_S = 5
 _join_lock = threading.Lock()
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer other than 200: `args` are the status and the text."""
 
 
 def _join(body: dict[str, Any], here: str, peer: str) -> dict[str, Any]:
     """POST cluster/api/v2.0/join. The token is used up before anything is looked at."""
     if not tokens.consume(body.get("token", ""), tokens.CLUSTER):
-        raise Refused(500, "Invalid token")
+        raise RefusedError(500, "Invalid token")
     port = arguments.get("cluster-agent", "--bind").rpartition(":")[2]
     if body.get("port") != port:
-        raise Refused(502, f"The port of the cluster agent port has to be set to {port}")
+        raise RefusedError(502, f"The port of the cluster agent port has to be set to {port}")
     if here == peer:
-        raise Refused(503, f"The joining node has the same IP ({here}) as the node we contact")
+        raise RefusedError(503, f"The joining node has the same IP ({here}) as the node we contact")
     if body.get("worker") not in (True, "as-worker"):
-        raise Refused(500, "The lab's double of MicroK8s joins workers only: its datastore is a single etcd")
+        raise RefusedError(500, "The lab's double of MicroK8s joins workers only: its datastore is a single etcd")
     with _join_lock:
         _publish_datastore(here)
         if cni.reach(peer):
@@ -64,7 +64,7 @@ def _publish_datastore(address: str) -> None:
         deadline = time.monotonic() + 60
         while not api_ready():
             if time.monotonic() > deadline:
-                raise Refused(500, "Failed to retrieve dqlite cluster nodes: the API server is not ready")
+                raise RefusedError(500, "Failed to retrieve dqlite cluster nodes: the API server is not ready")
             time.sleep(0.3)
 
 
@@ -72,7 +72,7 @@ def _sign(body: dict[str, Any], here: str, peer: str) -> dict[str, Any]:
     """POST cluster/api/v1.0/sign-cert."""
     del here, peer
     if not tokens.consume(body.get("token", ""), tokens.REQUESTS):
-        raise Refused(500, "Invalid token")
+        raise RefusedError(500, "Invalid token")
     return {"certificate": certificates.sign(body["request"])}
 
 
@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
                 body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
                 ipaddress.ip_address(host)
                 status, answer = 200, route(body, host, self.client_address[0])
-            except Refused as refused:
+            except RefusedError as refused:
                 status, answer = refused.args[0], {"error": refused.args[1]}
             except (ValueError, KeyError, RuntimeError) as error:
                 status, answer = 500, {"error": f"Failed: {error}"}
@@ -127,9 +127,7 @@ def run() -> None:
     threading.Thread(target=_watch_launch_configurations, daemon=True).start()
     address, _, port = arguments.get("cluster-agent", "--bind").rpartition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(
-        arguments.get("cluster-agent", "--certfile"), arguments.get("cluster-agent", "--keyfile")
-    )
+    context.load_cert_chain(arguments.get("cluster-agent", "--certfile"), arguments.get("cluster-agent", "--keyfile"))
     server = _Server((address, int(port)), _Handler)
     # A client that connects and says nothing must not hold up the others: each thread does its own handshake.
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)

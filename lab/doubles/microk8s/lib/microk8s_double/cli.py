@@ -33,14 +33,17 @@ def _refuse_stopped() -> None:
 def _refuse_stranger() -> None:
     if not os.access(CREDENTIALS / "client.config", os.R_OK):
         user = os.environ.get("USER", "")
-        print(f"""\
+        print(
+            f"""\
 Insufficient permissions to access MicroK8s.
 You can either try again with sudo or add the user {user} to the 'microk8s' group:
 
     sudo usermod -a -G microk8s {user}
     sudo chown -R {user} ~/.kube
 
-After this, reload the user groups either via a reboot or by running 'newgrp microk8s'.""", file=sys.stderr)
+After this, reload the user groups either via a reboot or by running 'newgrp microk8s'.""",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -157,8 +157,9 @@ def join(words: list[str]) -> None:
         sys.exit(6)
     cidr = arguments.get("kube-proxy", "--cluster-cidr")
     if info["cluster_cidr"] != cidr:
-        print("WARNING: Joining a cluster that has a different CIDR. The kube-proxy CIDR configuration will be "
-              f"overwritten.\nCluster CIDR: {info['cluster_cidr']} -- Node CIDR: {cidr}(will be overwritten)")  # fmt: skip
+        print("WARNING: Joining a cluster that has a different CIDR. "
+              "The kube-proxy CIDR configuration will be overwritten.")  # fmt: skip
+        print(f"Cluster CIDR: {info['cluster_cidr']} -- Node CIDR: {cidr}(will be overwritten)")
         arguments.update("kube-proxy", {"--cluster-cidr": info["cluster_cidr"]})
     _become_worker(info, address, port, token)
     clear_lock(JOIN_IN_PROGRESS)

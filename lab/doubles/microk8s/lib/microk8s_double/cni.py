@@ -15,7 +15,9 @@ def generate() -> None:
     if arguments.get("cni-env", "IPv4_SUPPORT") != "true" or not pods or not cluster_services:
         raise RuntimeError("Failed: IPv4_SUPPORT must be true, with IPv4_CLUSTER_CIDR and IPv4_SERVICE_CIDR")
     arguments.update("kube-apiserver", {"--service-cluster-ip-range": cluster_services})
-    arguments.update("kube-controller-manager", {"--service-cluster-ip-range": cluster_services, "--cluster-cidr": pods})
+    arguments.update(
+        "kube-controller-manager", {"--service-cluster-ip-range": cluster_services, "--cluster-cidr": pods}
+    )
     arguments.update("kube-proxy", {"--cluster-cidr": pods})
     manifest = (SNAP / "manifests/calico.yaml").read_text().replace("10.1.0.0/16", pods)
     mtu = arguments.get("cni-env", "CALICO_VETH_MTU")

@@ -87,10 +87,11 @@ def remove() -> None:
     services.unmount_pods()
     for namespace in Path("/run/netns").glob("cni-*"):
         subprocess.run(["ip", "netns", "delete", namespace.name], capture_output=True)
-    for link in json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, text=True).stdout):
+    for interface in json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, text=True).stdout):
         # Pods' own ends go with their network namespaces, but some time later.
-        if link["ifname"].startswith(("cni0", "flannel.")) or link.get("master") == "cni0":
-            subprocess.run(["ip", "link", "delete", link["ifname"]], capture_output=True)
+        if interface["ifname"].startswith(("cni0", "flannel.")) or interface.get("master") == "cni0":
+            subprocess.run(["ip", "link", "delete", interface["ifname"]], capture_output=True)
     for place, target in _LINKS.items():
-        if os.path.islink(place) and os.readlink(place) == str(target):
-            os.unlink(place)
+        link = Path(place)
+        if link.is_symlink() and link.readlink() == target:
+            link.unlink()

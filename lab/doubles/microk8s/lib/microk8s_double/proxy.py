@@ -46,7 +46,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         host, _, port = known[(start + i) % len(known)].rpartition(":")
         try:
             far = await asyncio.wait_for(asyncio.open_connection(host, int(port)), _CONNECT_TIMEOUT_S)
-        except (OSError, asyncio.TimeoutError):
+        except (OSError, TimeoutError):
             continue
         await asyncio.gather(_copy(reader, far[1]), _copy(far[0], writer))
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from .snapenv import COMMON, CONTAINERD_SOCKET, SNAP
@@ -41,10 +42,8 @@ def stop_containers() -> None:
         except OSError:
             continue
         if words[0].endswith(b"containerd-shim-runc-v2") and str(CONTAINERD_SOCKET).encode() in words:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(int(process.name), signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def unmount_pods() -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 SNAP = Path(os.environ["SNAP"])
@@ -63,10 +64,8 @@ def write(path: Path, text: str, mode: int = 0o660) -> None:
 
 
 def share(path: Path) -> None:
-    try:
+    with suppress(KeyError, PermissionError):
         shutil.chown(path, group=grp.getgrnam(GROUP).gr_gid)
-    except (KeyError, PermissionError):
-        pass
 
 
 def output(*command: object) -> str:
