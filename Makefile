@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lab try lint unit lab-test e2e test clean
+.PHONY: help venv lab try lint unit lab-test e2e test soak clean
 
 CACHE := $(or $(GPUHUB_LAB_CACHE),$(HOME)/.cache/gpuhub-lab)
 VENV := $(CACHE)/venv/current
@@ -45,6 +45,9 @@ e2e: venv ## what users meet: playbooks, a browser, faults
 	pytest -x tests/e2e
 
 test: lint unit lab-test e2e ## everything that CI runs
+
+soak: venv ## the full figures: every fault that is planted by hand is reported and repaired
+	GPUHUB_SOAK=1 pytest -x tests/e2e
 
 clean: ## remove the lab; the cache stays
 	@$(LAB) clean

@@ -265,17 +265,20 @@ def digest(deployment: Deployment) -> dict[str, str]:
     return found
 
 
-def drawn() -> list[Fault]:
-    """One fault for each role, by the seed."""
+def rounds() -> list[list[Fault]]:
+    """One round with one fault for each role, drawn by the seed; in a soak as many rounds as it takes to see all."""
     generator = random.Random(SEED)
-    roles = sorted({fault.role for fault in FAULTS})
-    return [generator.choice([fault for fault in FAULTS if fault.role == role]) for role in roles]
+    by_role = {role: [fault for fault in FAULTS if fault.role == role] for role in sorted({f.role for f in FAULTS})}
+    for faults in by_role.values():
+        generator.shuffle(faults)
+    count = max(map(len, by_role.values())) if os.environ.get("GPUHUB_SOAK") else 1
+    return [[faults[number % len(faults)] for faults in by_role.values()] for number in range(count)]
 
 
-@pytest.fixture(scope="module")
-def story(deployment) -> dict[str, Any]:
+@pytest.fixture(scope="module", params=rounds(), ids=lambda _: f"seed-{SEED}")
+def story(deployment, request) -> dict[str, Any]:
     """Break one thing of each role, look with --check --diff, repair, run again."""
-    faults = drawn()
+    faults = request.param
     print(f"seed {SEED}: {'; '.join(fault.name for fault in faults)}")
     before = digest(deployment)
     for fault in faults:
@@ -289,12 +292,20 @@ def story(deployment) -> dict[str, Any]:
     broken = digest(deployment)
     looked = deployment.play("--check", "--diff")
     after_look = digest(deployment)
-    still = [fault.name for fault in faults if not fault.broken(deployment)]
+    repaired_by_looking = [fault.name for fault in faults if not fault.broken(deployment)]
     repaired = deployment.play("--diff")
+    after = digest(deployment)
     return {
-        "faults": faults, "before": before, "broken": broken, "looked": looked, "after_look": after_look,
-        "repaired_by_looking": still, "repaired": repaired, "after": digest(deployment), "again": deployment.play(),
-    }  # fmt: skip
+        "faults": faults,
+        "before": before,
+        "broken": broken,
+        "looked": looked,
+        "after_look": after_look,
+        "repaired_by_looking": repaired_by_looking,
+        "repaired": repaired,
+        "after": after,
+        "again": deployment.play(),
+    }
 
 
 def test_faults_are_reported(story):
