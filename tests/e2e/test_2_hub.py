@@ -64,6 +64,12 @@ def pod_of(deployment: Deployment, name: str) -> dict:
     return found[0]
 
 
+def boot_of(deployment: Deployment, node: str) -> str:
+    """What tells one boot of a node from the next, as its kubelet reports it."""
+    nodes = {item["metadata"]["name"]: item for item in deployment.objects("nodes")}
+    return nodes[node]["status"]["nodeInfo"]["bootID"]
+
+
 def test_sign_up_waits_for_an_administrator(researcher):
     researcher.goto(f"{HUB}/hub/signup")
     researcher.fill("input[name=username]", RESEARCHER)
@@ -122,9 +128,9 @@ def test_a_cell_prints_the_pods_name(deployment, researcher):
 def test_the_server_and_its_file_survive_a_reboot_of_the_worker(deployment, researcher):
     pod = pod_of(deployment, RESEARCHER)
     worker = pod["spec"]["nodeName"]
-    boot = deployment.on(worker, "stat -c %Y /proc/1")
+    boot = boot_of(deployment, worker)
     deployment.on(worker, "systemctl reboot", check=False)
-    wait_for(f"{worker} is down", lambda: deployment.on(worker, "stat -c %Y /proc/1", check=False) != boot, 60)
+    wait_for(f"{worker} has booted again", lambda: boot_of(deployment, worker) != boot)
 
     def answers() -> bool:
         status, body = deployment.http(f"{HUB}/user/{RESEARCHER}/api")

@@ -332,6 +332,15 @@ def test_always_allow_unless_configured(path: str) -> None:
     assert _may(HEAD, path) == "403"
 
 
+def test_enable_rbac_restarts_the_api_server_with_it() -> None:
+    said = run(WORKER, "/snap/bin/microk8s enable rbac")
+    assert said.splitlines()[-4:] == [
+        "Enabling RBAC", "Reconfiguring apiserver", "Restarting apiserver", "RBAC is enabled",
+    ]  # fmt: skip
+    assert "--authorization-mode=RBAC,Node" in run(WORKER, f"cat {DATA}/args/kube-apiserver")
+    assert _may(WORKER, "/api/v1/secrets") == "403"
+
+
 # --- status and other commands ---------------------------------------------------------------------------------------
 
 

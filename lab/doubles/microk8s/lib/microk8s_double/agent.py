@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import socket
 import ssl
 import sys
 import threading
@@ -33,6 +34,11 @@ def _join(body: dict[str, Any], here: str, peer: str) -> dict[str, Any]:
         raise RefusedError(502, f"The port of the cluster agent port has to be set to {port}")
     if here == peer:
         raise RefusedError(503, f"The joining node has the same IP ({here}) as the node we contact")
+    if not _prefers_addresses() and not _resolves(body["hostname"], peer):
+        text = (
+            f'The hostname ({body["hostname"]}) of the joining node does not resolve to the IP "{peer}". Refusing join'
+        )
+        raise RefusedError(400, text)
     if body.get("worker") not in (True, "as-worker"):
         raise RefusedError(500, "The lab's double of MicroK8s joins workers only: its datastore is a single etcd")
     with _join_lock:
@@ -53,6 +59,20 @@ def _join(body: dict[str, Any], here: str, peer: str) -> dict[str, Any]:
         "control_plane_nodes": [here],
         "cluster_cidr": arguments.get("kube-proxy", "--cluster-cidr"),
     }
+
+
+def _prefers_addresses() -> bool:
+    """Whether the API server reaches kubelets by address rather than by name; it does unless someone changed it."""
+    kinds = arguments.get("kube-apiserver", "--kubelet-preferred-address-types").split(",")
+    first = next((kind for kind in kinds if kind in ("InternalIP", "Hostname")), "Hostname")
+    return first == "InternalIP"
+
+
+def _resolves(name: str, address: str) -> bool:
+    try:
+        return address in {info[4][0] for info in socket.getaddrinfo(name, None)}
+    except OSError:
+        return False
 
 
 def _publish_datastore(address: str) -> None:

@@ -88,8 +88,8 @@ def remove() -> None:
     for namespace in Path("/run/netns").glob("cni-*"):
         subprocess.run(["ip", "netns", "delete", namespace.name], capture_output=True)
     for interface in json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, text=True).stdout):
-        # Pods' own ends go with their network namespaces, but some time later.
-        if interface["ifname"].startswith(("cni0", "flannel.")) or interface.get("master") == "cni0":
+        # Those of pods go with their network namespaces, too, but some time later.
+        if interface["ifname"].startswith(("cni0", "flannel.", "veth")):
             subprocess.run(["ip", "link", "delete", interface["ifname"]], capture_output=True)
     for place, target in _LINKS.items():
         link = Path(place)
