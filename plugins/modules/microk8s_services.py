@@ -54,9 +54,11 @@ restarted:
   returned: always
 """
 
+import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -71,20 +73,25 @@ def occasion() -> list[str]:
     return [Path("/snap/microk8s/current").resolve().name, "joined" if joined else "alone"]
 
 
-def read_record(path: Path) -> dict[str, str]:
-    """Recorded texts of the arguments files by name; empty when there are none for this occasion."""
+def read_record(path: Path) -> dict[str, Any]:
+    """What the module knew at its last run: `files`, name -> text, and `running`, unit -> what it was started with.
+
+    Both are empty when there is no record for this occasion.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return record["files"] if record["occasion"] == occasion() else {}
+        if record["occasion"] == occasion():
+            return {"files": record["files"], "running": record["running"]}
     except (OSError, ValueError, KeyError):
-        return {}
+        pass
+    return {"files": {}, "running": {}}
 
 
-def write_record(path: Path, files: dict[str, str]) -> None:
-    """Keep the texts; a killed write leaves the old record."""
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Keep the record; a killed write leaves the old one."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"occasion": occasion(), "files": files}), encoding="utf-8")
+    partial.write_text(json.dumps({"occasion": occasion(), **record}), encoding="utf-8")
     partial.chmod(0o600)
     partial.rename(path)
 
@@ -97,15 +104,45 @@ def replace(path: Path, text: str) -> None:
     partial.rename(path)
 
 
-def started_at(module: AnsibleModule, unit: str) -> float | None:
-    """Seconds since the epoch when a unit became active; None when it is not active."""
-    show = ["systemctl", "show", unit, "--property=ActiveState,ActiveEnterTimestampMonotonic"]
+class Started(NamedTuple):
+    """A start of a unit: systemd's identifier of it, and when it was, in seconds since the epoch."""
+
+    invocation: str
+    since: float
+
+
+def started(module: AnsibleModule, unit: str) -> Started | None:
+    """The start that a unit is running from; None when it does not run."""
+    show = ["systemctl", "show", unit, "--property=ActiveState,ActiveEnterTimestampMonotonic,InvocationID"]
     _, out, _ = module.run_command(show)
     values = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
     if values.get("ActiveState") not in ("active", "activating", "reloading"):
         return None
     age = time.clock_gettime(time.CLOCK_MONOTONIC) - int(values.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
-    return time.time() - age
+    return Started(values.get("InvocationID", ""), time.time() - age)
+
+
+def arguments_of(unit: str) -> list[Path]:
+    """The arguments files that a unit reads when it starts, as far as they are there."""
+    paths = (ARGS / name for name, owner in microk8s.UNIT_OF_ARGUMENTS.items() if owner == unit)
+    return [path for path in paths if path.exists()]
+
+
+def digest(paths: list[Path]) -> str:
+    """A hash of the files' content."""
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def is_current(unit: str, start: Started, known: list[str] | None) -> bool:
+    """Whether a unit was started with its files as they are.
+
+    `known` is the record of a start and of the content at that time. MicroK8s itself writes files anew with the same
+    content, so their times alone tell only of a start that is not the recorded one.
+    """
+    paths = arguments_of(unit)
+    if known and known[0] == start.invocation:
+        return known[1] == digest(paths)
+    return all(path.stat().st_mtime <= start.since for path in paths)
 
 
 def main() -> None:
@@ -122,38 +159,40 @@ def main() -> None:
         module.fail_json(msg=f"{ARGS} is not there: MicroK8s is not installed on this host")
     record_path = Path(module.params["record"])
     record = read_record(record_path)
-    expected: dict[str, str] = {}
+    files: dict[str, str] = {}
     edited, diff = [], []
     for name in microk8s.UNIT_OF_ARGUMENTS:
         path = ARGS / name
         live = path.read_text(encoding="utf-8") if path.exists() else ""
         wanted = module.params["arguments"].get(name, {})
-        text = record.get(name, live)
+        text = record["files"].get(name, live)
         if wanted:
             text = microk8s.with_arguments(text, {flag: None if v is None else str(v) for flag, v in wanted.items()})
-        expected[name] = text
+        files[name] = text
         if text != live:
             edited.append(name)
             diff.append({"before_header": str(path), "after_header": str(path), "before": live, "after": text})
             if not module.check_mode:
                 replace(path, text)
-    if expected != record and not module.check_mode:
-        write_record(record_path, expected)
 
+    units = microk8s.HEAD_UNITS if module.params["role"] == "head" else microk8s.WORKER_UNITS
+    outdated = {microk8s.UNIT_OF_ARGUMENTS[name] for name in edited}
     restart: list[str] = []
-    for unit in microk8s.HEAD_UNITS if module.params["role"] == "head" else microk8s.WORKER_UNITS:
-        since = started_at(module, unit)
-        files = [ARGS / name for name, owner in microk8s.UNIT_OF_ARGUMENTS.items() if owner == unit]
-        changed_at = max((path.stat().st_mtime for path in files if path.exists()), default=0.0)
-        just_edited = any(microk8s.UNIT_OF_ARGUMENTS[name] == unit for name in edited)
-        if since is None or changed_at > since or just_edited:
+    for unit in units:
+        start = started(module, unit)
+        if unit in outdated or start is None or not is_current(unit, start, record["running"].get(unit)):
             restart.append(unit)
-    if restart and not module.check_mode:
-        code, _, err = module.run_command(["systemctl", "restart", *restart])
-        if code:
-            module.fail_json(msg=f"systemctl restart {' '.join(restart)} failed: {err.strip()}", edited=edited)
     if restart:
         diff.append({"before": "", "after": "".join(f"{unit} restarted\n" for unit in restart)})
+    if not module.check_mode:
+        if restart:
+            code, _, err = module.run_command(["systemctl", "restart", *restart])
+            if code:
+                module.fail_json(msg=f"systemctl restart {' '.join(restart)} failed: {err.strip()}", edited=edited)
+        starts = {unit: started(module, unit) for unit in units}
+        running = {unit: [s.invocation, digest(arguments_of(unit))] for unit, s in starts.items() if s}
+        if {"files": files, "running": running} != record:
+            write_record(record_path, {"files": files, "running": running})
     module.exit_json(changed=bool(edited or restart), edited=edited, restarted=restart, diff=diff)
 
 
