@@ -15,6 +15,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAB = REPOSITORY / "lab" / "lab"
+CACHE = Path(os.environ.get("GPUHUB_LAB_CACHE") or Path.home() / ".cache" / "gpuhub-lab")
 OUTPUT = REPOSITORY / "tests" / "output"
 HEAD, WORKERS = "head", ["worker1", "worker2"]
 HUB = "http://10.77.0.11:30080"
@@ -105,6 +106,19 @@ class Deployment:
         out = self.lab("run", "curl", "-sS", "-m", "10", "-w", "\n%{http_code}", *arguments, url, check=False)
         body, _, status = out.rpartition("\n")
         return int(status or 0), body
+
+    def works(self) -> bool:
+        """Whether every workload has its pods and the hub answers through its proxy."""
+        try:
+            workloads = [item["status"] for item in self.objects("deployments,daemonsets")]
+        except AssertionError:  # the API server is not there yet
+            return False
+        complete = all(
+            status.get("availableReplicas", 0) >= status.get("replicas", 0)
+            and status.get("numberReady", 0) >= status.get("desiredNumberScheduled", 0)
+            for status in workloads
+        )
+        return complete and self.http(f"{HUB}/hub/api")[0] == 200
 
     def secret(self, name: str) -> str:
         """A generated secret, as the summary's command shows it."""

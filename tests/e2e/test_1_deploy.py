@@ -3,21 +3,81 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from harness import HEAD, HUB, WORKERS, Deployment, wait_for
+from harness import CACHE, HEAD, HUB, WORKERS, Deployment, Play, wait_for
 
 NEVER_THERE = "203.0.113.7"
+SINGLEUSER = "quay.io/jupyterhub/k8s-singleuser-sample:4.4.0"
 
 
 @pytest.fixture(scope="module")
-def from_nothing(deployment: Deployment):
-    """One deployment of hosts with nothing on them."""
+def bare(deployment: Deployment) -> Deployment:
+    """Hosts with nothing on them."""
     deployment.lab("clean")
     deployment.lab("build")
     deployment.lab("up")
     deployment.attempts(reset=True)
-    return deployment.play()
+    return deployment
+
+
+@pytest.fixture(scope="module")
+def from_nothing(bare: Deployment) -> Play:
+    """One deployment of hosts with nothing on them."""
+    return bare.play()
+
+
+@pytest.fixture(scope="module")
+def damaged_bundle() -> Iterator[Path]:
+    """The bundle with an image left out, a layer flipped, a snap cut off, an image for other machines, one too many."""
+    with tempfile.TemporaryDirectory(prefix="gpuhub-bundle-", dir="/var/tmp") as folder:
+        bundle = Path(folder, "bundle")
+        shutil.copytree(CACHE / "bundle", bundle, copy_function=os.link)
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        images = {image["reference"]: image for image in manifest["images"]}
+        manifest["images"].remove(images["docker.io/coredns/coredns:1.12.3"])
+        manifest["images"].append({**images["registry.k8s.io/pause:3.10"], "reference": "example.com/one/too-many:1"})
+        images["docker.io/library/registry:3.0.0"]["platform"] = "linux/arm64"
+        snap = next(snap for snap in manifest["snaps"] if snap["name"] == "microk8s")
+        replace(bundle / snap["file"], (bundle / snap["file"]).read_bytes()[:-1])
+        described = bundle / "oci/blobs/sha256" / images[SINGLEUSER]["digest"].partition(":")[2]
+        layer = json.loads(described.read_text())["layers"][-1]["digest"].partition(":")[2]
+        content = bytearray((bundle / "oci/blobs/sha256" / layer).read_bytes())
+        content[len(content) // 2] ^= 1
+        replace(bundle / "oci/blobs/sha256" / layer, bytes(content))
+        replace(bundle / "manifest.json", json.dumps(manifest).encode())
+        yield bundle
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file anew: the old one is a hard link to the cache."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_a_damaged_bundle_is_refused_in_one_report_before_anything_changes(bare, damaged_bundle):
+    refused = bare.play("-e", f"offline_images_bundle={damaged_bundle}")
+    assert refused.code != 0
+    for named in (
+        "docker.io/coredns/coredns:1.12.3",
+        "docker.io/library/registry:3.0.0",
+        "linux/arm64",
+        "microk8s_",
+        SINGLEUSER,
+        "example.com/one/too-many:1",
+    ):
+        assert named in refused.output, f"the report does not name {named}"
+    assert refused.changed == 0, refused.changed_tasks()
+    for host in [HEAD, *WORKERS]:
+        assert bare.on(host, "find /var/snap /etc/microk8s.yaml /var/lib/gpuhub 2>/dev/null", check=False).split() in (
+            [],
+            ["/var/snap"],
+        )
 
 
 def test_deploys(from_nothing):
@@ -98,9 +158,7 @@ def test_a_notebooks_account_may_do_nothing(from_nothing, deployment):
 
 
 def test_images_that_run_are_in_the_manifest(from_nothing, deployment):
-    bundle = json.loads(
-        deployment.lab("run", "bash", "-c", "cat ${GPUHUB_LAB_CACHE:-$HOME/.cache/gpuhub-lab}/bundle/manifest.json")
-    )
+    bundle = json.loads((CACHE / "bundle/manifest.json").read_text())
     known = {image["reference"] for image in bundle["images"]}
     running = {
         container["image"]
@@ -122,7 +180,8 @@ def test_second_run_changes_nothing(from_nothing, deployment):
     assert again.changed == 0, again.changed_tasks()
 
 
-def test_keep_the_deployed_state(from_nothing, deployment):
-    """Not a test of its own: scenarios that break things begin here."""
+def test_all_hosts_restart_and_the_hub_is_there_again(from_nothing, deployment):
+    """To save a state is to shut all hosts down in order and to start them again."""
     deployment.lab("save", "deployed")
     assert "deployed" in json.loads(deployment.lab("status", "--json"))["saves"]
+    wait_for("everything runs again", deployment.works, 180)

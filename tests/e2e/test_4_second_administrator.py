@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import HUB, LAB, REPOSITORY, Deployment, Play
+from harness import CACHE, HUB, LAB, REPOSITORY, Deployment, Play
 
 OTHER = 65534  # nobody
 
@@ -30,8 +30,7 @@ def furnish(home: Path) -> None:
     for name in ("id", "known_hosts"):
         shutil.copy(run / name, home / "access" / name)
     (home / "access/ssh_config").write_text((run / "ssh_config").read_text().replace(str(run), f"{home}/access"))
-    cache = Path(os.environ.get("GPUHUB_LAB_CACHE") or Path.home() / ".cache/gpuhub-lab")
-    shutil.copytree(cache / "bundle", home / "bundle", copy_function=os.link)
+    shutil.copytree(CACHE / "bundle", home / "bundle", copy_function=os.link)
     home.chmod(0o755)
     for path in [home, home / "platform", home / "access", *(home / "access").iterdir()]:
         os.chown(path, OTHER, OTHER)
