@@ -11,6 +11,7 @@ import io
 import json
 import posixpath
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -77,27 +78,27 @@ def blob_file(digest: str) -> str:
     return f"blobs/sha256/{digest[len('sha256:') :]}"
 
 
-class Layout:
+class Layout(ABC):
     """An OCI layout; the two kinds below say how its files are reached. It keeps no file open."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @abstractmethod
     def open(self, name: str) -> IO[bytes]:
         """Open file `name` of the layout for reading. Raises MissingFileError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def size(self, name: str) -> int:
         """Size of file `name` in bytes. Raises MissingFileError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def names(self) -> Iterable[str]:
         """All regular files of the layout, relative, with forward slashes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def location(self, name: str) -> tuple[Path, int]:
         """The file on disk that holds `name`, and the offset in it. Raises MissingFileError."""
-        raise NotImplementedError
 
     def read(self, name: str) -> bytes:
         """Content of a small file. Raises LayoutError if it is missing or larger than a document may be."""

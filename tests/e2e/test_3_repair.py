@@ -157,7 +157,7 @@ FAULTS = [
         "the network's rights are edited",
         patch("default", "clusterrole/calico-node", {"rules": []}),
         "ClusterRole calico-node",
-        lambda d: len(json.loads(d.kubectl("get", "clusterrole/calico-node", "-o", "json"))["rules"]) == 0,
+        lambda d: not json.loads(d.kubectl("get", "clusterrole/calico-node", "-o", "json"))["rules"],
     ),
     Fault(
         "cluster_addons",

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from ansible_collections.gpuhub.platform.plugins.module_utils import bundle as product
+from pip._internal.models.index import PyPI
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "lab"))
@@ -28,7 +29,6 @@ from gpuhub_lab.cache import CACHE
 CONFIGURATION = re.compile(
     r"etc/apt/|(^|/)(\.?pip/)?pip\.conf$|(^|/)\.?npmrc$|(^|/)\.?package-lock\.json$|(^|/)direct_url\.json$"
 )
-PUBLIC = {"deb.debian.org", "pypi.org", "files.pythonhosted.org", "registry.npmjs.org"}
 UNCHECKED_HASH = 1
 
 
@@ -221,12 +221,22 @@ def registries() -> set[str]:
     return {host for host in (urlsplit(url).hostname for url in urls) if host}
 
 
+def usual() -> set[str]:
+    """The public registries, which documentation names everywhere: what apt, pip and npm ask when nobody says else."""
+    ask = ["npm", "config", "get", "registry", "--userconfig=/nonexistent/user", "--globalconfig=/nonexistent/global"]
+    settings = {name: value for name, value in os.environ.items() if not name.lower().startswith("npm_config_")}
+    told = subprocess.run(ask, capture_output=True, text=True, check=True, env=settings, cwd="/").stdout
+    debian = {host for host in registries() if host.endswith(".debian.org")}
+    return {urlsplit(told.strip()).hostname, PyPI.netloc, PyPI.file_storage_domain, *debian}
+
+
 def traces(files: list[Path], hosts: set[str]) -> list[str]:
     """Where these layers name a registry: the usual ones in configuration, a site's own one or a path anywhere."""
-    own = {*(hosts - PUBLIC), str(CACHE), f"{REPOSITORY}/"}
+    public = usual()
+    own = {*(hosts - public), str(CACHE), f"{REPOSITORY}/"}
     found = []
     for name, content in members(files):
-        needles = {*own, *PUBLIC, "/root/"} if CONFIGURATION.search(name) else own
+        needles = {*own, *public, "/root/"} if CONFIGURATION.search(name) else own
         found += [f"{name}: {needle}" for needle in needles if needle.encode() in content]
     return found
 
@@ -237,7 +247,7 @@ def test_no_layer_names_a_registry_or_a_path_of_the_builder(layers: dict[str, li
 
 
 def test_no_image_configuration_names_one_either(manifest: dict, layout: Path) -> None:
-    needles = [*registries(), *PUBLIC, str(CACHE), "/root/", f"{REPOSITORY}/"]
+    needles = [*registries(), *usual(), str(CACHE), "/root/", f"{REPOSITORY}/"]
     for image in manifest["images"]:
         digests = (image["digest"], images.read_blob(layout, image["digest"])["config"]["digest"])
         text = "".join(images.blob(layout, digest).read_text() for digest in digests)
@@ -247,9 +257,9 @@ def test_no_image_configuration_names_one_either(manifest: dict, layout: Path) -
 @pytest.mark.parametrize(
     ("name", "content", "host"),
     [
-        ("etc/apt/sources.list", "deb http://deb.debian.org/debian trixie main", "deb.debian.org"),
+        ("etc/apt/sources.list", "deb http://mirror.example/debian trixie main", "mirror.example"),
         ("etc/pip.conf", "[global]\nindex-url = https://mirror.example/simple", "mirror.example"),
-        ("home/jovyan/.npmrc", "registry=https://registry.npmjs.org/", "registry.npmjs.org"),
+        ("home/jovyan/.config/pip/pip.conf", f"[global]\nindex-url = {PyPI.url}", PyPI.netloc),
         ("usr/lib/whatever.txt", "fetched from https://mirror.example/x", "mirror.example"),
         ("usr/lib/other.txt", f"built in {CACHE}/work", str(CACHE)),
     ],
