@@ -40,8 +40,7 @@ def damaged_bundle() -> Iterator[Path]:
         shutil.copytree(CACHE / "bundle", bundle, copy_function=os.link)
         manifest = json.loads((bundle / "manifest.json").read_text())
         images = {image["reference"]: image for image in manifest["images"]}
-        manifest["images"].remove(images["docker.io/coredns/coredns:1.12.3"])
-        manifest["images"].append({**images["registry.k8s.io/pause:3.10"], "reference": "example.com/one/too-many:1"})
+        images["docker.io/coredns/coredns:1.12.3"]["reference"] = "example.com/one/too-many:1"
         images["docker.io/library/registry:3.0.0"]["platform"] = "linux/arm64"
         snap = next(snap for snap in manifest["snaps"] if snap["name"] == "microk8s")
         replace(bundle / snap["file"], (bundle / snap["file"]).read_bytes()[:-1])
