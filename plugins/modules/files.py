@@ -60,22 +60,11 @@ removed:
   returned: always
 """
 
-import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-
-def write(path: Path, content: str, mode: int) -> None:
-    """Replace a file as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.gpuhub")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(content)
-    partial.chmod(mode)
-    partial.rename(path)
+from ..module_utils.atomic_file import write_text
 
 
 def current(path: Path) -> str | None:
@@ -119,7 +108,8 @@ def main() -> None:
         elif before != after or path.stat().st_mode & 0o7777 != mode:
             written.append(str(path))
             if not module.check_mode:
-                write(path, after, mode)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, after, mode)
         else:
             continue
         diff.append(

@@ -52,13 +52,14 @@ generated:
   returned: always
 """
 
-import os
 import secrets as random_source
 import string
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.atomic_file import write_text
 
 # Nothing that people mistake for something else: no I, l, 1, O, 0.
 ALPHABET = "".join(sorted(set(string.ascii_letters + string.digits) - set("Il1O0")))
@@ -71,18 +72,6 @@ def generate(recipe: dict[str, Any]) -> str:
     if recipe["format"] == "password":
         return "".join(random_source.choice(ALPHABET) for _ in range(int(recipe.get("length", 20))))
     raise ValueError(f"format '{recipe['format']}' is neither 'hex' nor 'password'")
-
-
-def store(path: Path, value: str) -> None:
-    """Write a secret so that a file that exists is a whole one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(value)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
 
 
 def main() -> None:
@@ -116,7 +105,7 @@ def main() -> None:
             module.fail_json(msg=f"secret '{name}': {error}")
         if not check:
             folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-            store(path, values[name])
+            write_text(path, values[name], 0o600)
     module.exit_json(
         changed=bool(generated or tightened),
         values=values,

@@ -63,6 +63,7 @@ from typing import Any, NamedTuple
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import microk8s
+from ..module_utils.atomic_file import write_text
 
 ARGS = Path(microk8s.SNAP_DATA, "args")
 
@@ -90,18 +91,7 @@ def read_record(path: Path) -> dict[str, Any]:
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Keep the record; a killed write leaves the old one."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"occasion": occasion(), **record}), encoding="utf-8")
-    partial.chmod(0o600)
-    partial.rename(path)
-
-
-def replace(path: Path, text: str) -> None:
-    """Replace a file as a whole, keeping its mode."""
-    partial = path.with_name(f".{path.name}.gpuhub")
-    partial.write_text(text, encoding="utf-8")
-    partial.chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o660)
-    partial.rename(path)
+    write_text(path, json.dumps({"occasion": occasion(), **record}), 0o600)
 
 
 class Started(NamedTuple):
@@ -173,7 +163,7 @@ def main() -> None:
             edited.append(name)
             diff.append({"before_header": str(path), "after_header": str(path), "before": live, "after": text})
             if not module.check_mode:
-                replace(path, text)
+                write_text(path, text, path.stat().st_mode & 0o7777 if path.exists() else 0o660)
 
     units = microk8s.HEAD_UNITS if module.params["role"] == "head" else microk8s.WORKER_UNITS
     outdated = {microk8s.UNIT_OF_ARGUMENTS[name] for name in edited}
