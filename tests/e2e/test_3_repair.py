@@ -237,6 +237,15 @@ FAULTS = [
 ]  # fmt: skip
 
 
+# Annotations in which controllers and kubectl note what they did last. MicroK8s applies its network by kubectl; an
+# object that was deleted comes back from the play without kubectl's note.
+BOOKKEEPING = (
+    "deployment.kubernetes.io/revision",
+    "deprecated.daemonset.template.generation",
+    "kubectl.kubernetes.io/last-applied-configuration",
+)
+
+
 def digest(deployment: Deployment) -> dict[str, str]:
     """A hash of every object of the cluster and of every file that the platform wrote, by name."""
     found = {}
@@ -245,11 +254,7 @@ def digest(deployment: Deployment) -> dict[str, str]:
         name = f"{item['kind']} {metadata.get('namespace', '')}/{metadata['name']}"
         if item["kind"] == "Secret" and item["type"] == "helm.sh/release.v1":
             continue  # one more revision after each upgrade, by design
-        annotations = {
-            key: value
-            for key, value in metadata.get("annotations", {}).items()
-            if key not in ("deployment.kubernetes.io/revision", "deprecated.daemonset.template.generation")
-        }
+        annotations = {key: value for key, value in metadata.get("annotations", {}).items() if key not in BOOKKEEPING}
         content = {key: value for key, value in item.items() if key not in ("metadata", "status")}
         text = json.dumps([content, metadata.get("labels"), annotations], sort_keys=True)
         found[name] = hashlib.sha256(text.encode()).hexdigest()
