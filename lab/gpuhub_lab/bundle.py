@@ -14,20 +14,24 @@ from typing import Any
 
 import yaml
 
-from . import catalogue, chart, images, kube, snaps, wheels
+from . import catalogue, chart, debs, images, kube, snaps, wheels
 from .cache import artefact
 from .process import LabError
+
+# Of the lab's hosts, as their /etc/os-release says.
+DISTRIBUTION = "debian-13"
 
 
 def build() -> Path:
     """The bundle folder. Its files are hard links into other artefacts: copy a bundle before changing one."""
-    parts = {"oci": images.build(), "snaps": snaps.build(), "wheels": wheels.build()}
+    parts = {"oci": images.build(), "snaps": snaps.build(), "wheels": wheels.build(), "debs": debs.build()}
     helm, archive = kube.build() / "helm", _chart()
 
     def assemble(folder: Path) -> None:
         _place(parts["oci"] / "oci", folder / "oci")
         _place(parts["snaps"], folder / "snaps")
         _place(parts["wheels"], folder / "wheels")
+        _place(parts["debs"], folder / "debs")
         _place(archive, folder / "charts" / archive.name)
         _place(helm, folder / "bin" / "helm-linux-amd64")
         listed = json.loads((parts["oci"] / "images.json").read_text())
@@ -56,6 +60,10 @@ def manifest(bundle: Path, listed_images: list[dict[str, Any]]) -> dict[str, Any
         "wheels": [
             _described(bundle, file, name=wheels.canonical(file.name.split("-")[0]), version=file.name.split("-")[1])
             for file in sorted(bundle.glob("wheels/*.whl"))
+        ],
+        "debs": [
+            _described(bundle, file, distribution=DISTRIBUTION, **debs.fields(file))
+            for file in sorted(bundle.glob("debs/*.deb"))
         ],
     }
 

@@ -169,7 +169,13 @@ def is_newest(folder: Path) -> bool:
     return folder.name.endswith(f"-{fingerprint(_inputs())}")
 
 
+def debian() -> Path:
+    """Folder with `root.tar`, Debian as a bare server has it. It is kept apart, so that a change of our own files takes
+    seconds."""
+    return artefact("debian", [SUITE, " ".join(PACKAGES)], _debian)
+
+
 def build() -> Path:
-    """Build the artefact: Debian itself is kept apart, so that a change of our own files takes seconds."""
-    debian = artefact("debian", [SUITE, " ".join(PACKAGES)], _debian)
-    return artefact("template", _inputs(), lambda folder: _fill(folder, debian))
+    """Build the artefact."""
+    untouched = debian()
+    return artefact("template", _inputs(), lambda folder: _fill(folder, untouched))

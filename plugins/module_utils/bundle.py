@@ -32,6 +32,8 @@ from .verified_files import VerifiedFiles
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+#: Kinds of items and the lists of manifest.json that name them.
+KINDS = {"snap": "snaps", "chart": "charts", "binary": "binaries", "wheel": "wheels", "deb": "debs"}
 CATEGORIES = ("missing", "corrupt", "wrong platform", "superfluous")
 
 COPY_AGAIN = "copy it again from where the bundle was made"
@@ -63,7 +65,10 @@ class BundledImage(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A snap, chart, binary or wheel; the first of `files` is the thing itself, a snap has its assertion as second."""
+    """A snap, chart, binary, wheel or deb; the first of `files` is the thing itself, a snap's second its assertion.
+
+    `platform` is that of a binary (``linux/amd64``) or a deb (``debian-13/amd64``: distribution and architecture).
+    """
 
     kind: str
     name: str
@@ -81,7 +86,7 @@ class Manifest(NamedTuple):
     items: tuple[Item, ...]
 
     def of(self, kind: str) -> list[Item]:
-        """The items of one kind: ``snap``, ``chart``, ``binary``, ``wheel``."""
+        """The items of one kind: ``snap``, ``chart``, ``binary``, ``wheel``, ``deb``."""
         return [item for item in self.items if item.kind == kind]
 
 
@@ -89,7 +94,8 @@ class Needs(NamedTuple):
     """What an inventory needs.
 
     `images`: reference -> who needs it. `snaps`: name -> track (``1.34``) or "". `charts`: name -> version or "".
-    `binaries`: name -> platform. `requirements`: ``name==version`` for `interpreters` (``3.11``).
+    `binaries`: name -> platform. `requirements`: ``name==version`` for `interpreters` (``3.11``). `packages`: names of
+    Debian packages for hosts of `distribution` (``debian-13``).
     """
 
     images: Mapping[str, str] = {}
@@ -98,6 +104,8 @@ class Needs(NamedTuple):
     binaries: Mapping[str, str] = {}
     requirements: tuple[str, ...] = ()
     interpreters: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    distribution: str = ""
     platform: str = "linux/amd64"
 
 
@@ -113,12 +121,16 @@ class Problem(NamedTuple):
 
 
 class Holding(NamedTuple):
-    """What `check` found: `images` whole and verified, by full reference; `items` verified; all problems."""
+    """What `check` found: `images` whole and verified, by full reference; `items` verified; all problems.
+
+    `wheels` and `debs`: path inside the bundle -> digest, of those that are needed and verified.
+    """
 
     images: dict[str, Image]
     archives: dict[str, str]
     items: list[Item]
     wheels: dict[str, str]
+    debs: dict[str, str]
     problems: list[Problem]
 
     @property
@@ -196,11 +208,7 @@ def parse_manifest(content: bytes | str) -> Manifest:
             "make the bundle with the same release"
         )
     images = [_image(fields) for fields in _list(document, "images")]
-    items = [
-        _item(kind, fields)
-        for kind, key in (("snap", "snaps"), ("chart", "charts"), ("binary", "binaries"), ("wheel", "wheels"))
-        for fields in _list(document, key)
-    ]
+    items = [_item(kind, fields) for kind, key in KINDS.items() for fields in _list(document, key)]
     seen: dict[str, str] = {}
     for position, image in enumerate(images):
         if seen.setdefault(image.reference, image.digest) != image.digest:
@@ -227,11 +235,16 @@ def _item(kind: str, fields: _Fields) -> Item:
     files = [File(fields.path("file"), fields.digest(), fields.size())]
     if kind == "snap":
         files.append(File(fields.path("assertion"), fields.digest("assertion_digest"), -1))
+    platform = ""
+    if kind == "binary":
+        platform = fields.text("platform")
+    elif kind == "deb":
+        platform = f"{fields.text('distribution')}/{fields.text('architecture')}"
     return Item(
         kind,
         fields.text("name"),
         fields.text("version"),
-        fields.text("platform") if kind == "binary" else "",
+        platform,
         str(fields.text("revision")) if kind == "snap" else "",
         fields.flag("classic"),
         tuple(files),
@@ -262,7 +275,7 @@ def check(folder: Path, needs: Needs, verified: VerifiedFiles | None = None) -> 
     checker.images(needs)
     checker.run_verification()
     problems = sorted(checker.problems, key=lambda problem: (CATEGORIES.index(problem.category), problem))
-    return Holding(checker.held, checker.archives, checker.held_items, checker.held_wheels, problems)
+    return Holding(checker.held, checker.archives, checker.held_items, checker.held_wheels, checker.held_debs, problems)
 
 
 class _Checker:
@@ -275,6 +288,7 @@ class _Checker:
         self.archives: dict[str, str] = {}
         self.held_items: list[Item] = []
         self.held_wheels: dict[str, str] = {}
+        self.held_debs: dict[str, str] = {}
         self._layouts: dict[str, Layout | LayoutError] = {}
         # What to hash at the end, each file once, and for whom.
         self._verifiers: dict[str, Callable[[File], None]] = {}
@@ -341,8 +355,9 @@ class _Checker:
         self.held_items = [item for item in self.held_items if f"{item.kind} {item.name}" not in bad]
         bad_files = {problem.file for problem in found}
         self.held_wheels = {file: digest for file, digest in self.held_wheels.items() if file not in bad_files}
+        self.held_debs = {file: digest for file, digest in self.held_debs.items() if file not in bad_files}
 
-    # -- snaps, charts, binaries, wheels
+    # -- snaps, charts, binaries, wheels, debs
 
     def items(self, needs: Needs) -> None:
         wanted: dict[tuple[str, str], str] = {}
@@ -352,8 +367,11 @@ class _Checker:
                 self._item(kind, name, constraint)
         if needs.requirements:
             self._wheels(needs)
+        if needs.packages:
+            self._debs(needs)
         for item in self.manifest.items:
-            if item.kind != "wheel" and (item.kind, item.name) not in wanted:
+            known = (item.kind, item.name) in wanted or item.kind == "wheel" or item.files[0].path in self.held_debs
+            if not known:
                 subject = f"{item.kind} {item.name} {item.version}"
                 self.problem("superfluous", subject, NOT_NEEDED, "", item.files[0].digest, item.files[0].path)
 
@@ -399,6 +417,21 @@ class _Checker:
                 item = files[wheel.file]
                 self.held_wheels[wheel.file] = item.files[0].digest
                 self._want(f"wheel {item.name} {item.version}", item.files[0], self._verify_file)
+
+    def _debs(self, needs: Needs) -> None:
+        """All packages for the distribution are wanted if one is: which of them a host lacks is apt's to find out."""
+        platforms = {f"{needs.distribution}/{architecture}" for architecture in (needs.platform.split("/")[1], "all")}
+        debs = self.manifest.of("deb")
+        fitting = [item for item in debs if item.platform in platforms]
+        for name in sorted(set(needs.packages) - {item.name for item in fitting}):
+            others = sorted({item.platform for item in debs if item.name == name})
+            text = f"{MANIFEST} does not name it"
+            if others:
+                text = f"needed for {needs.distribution}; the bundle holds it for {', '.join(others)}"
+            self.problem("wrong platform" if others else "missing", f"deb {name}", text, ADD)
+        for item in fitting:
+            self.held_debs[item.files[0].path] = item.files[0].digest
+            self._want(f"deb {item.name} {item.version}", item.files[0], self._verify_file)
 
     # -- images
 

@@ -47,6 +47,16 @@ options:
     type: list
     elements: str
     default: []
+  packages:
+    description: Names of the Debian packages that are needed.
+    type: list
+    elements: str
+    default: []
+  distribution:
+    description:
+      - Distribution and release that the Debian packages are for, such as V(debian-13). Required with O(packages).
+    type: str
+    default: ''
   platform:
     description: Platform of the nodes.
     type: str
@@ -112,6 +122,10 @@ wheels:
   description: The wheels that are needed, there and good, by path inside the bundle, with their digests.
   type: dict
   returned: always
+debs:
+  description: The Debian packages that are needed, there and good, by path inside the bundle, with their digests.
+  type: dict
+  returned: always
 summary:
   description: What the bundle holds of what is needed, in one line.
   type: str
@@ -158,6 +172,7 @@ def describe(folder: Path, needs: bundle.Needs, holding: bundle.Holding) -> dict
         "chart": len(items["chart"]),
         "program": len(items["binary"]),
         "wheel": len(holding.wheels),
+        "Debian package": len(holding.debs),
     }
     parts = ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count)
     unused = sum(problem.category == "superfluous" for problem in holding.problems)
@@ -180,6 +195,7 @@ def describe(folder: Path, needs: bundle.Needs, holding: bundle.Holding) -> dict
         "charts": items["chart"],
         "binaries": items["binary"],
         "wheels": dict(sorted(holding.wheels.items())),
+        "debs": dict(sorted(holding.debs.items())),
         "summary": summary + (f"; {unused} not needed" if unused else ""),
     }
 
@@ -195,6 +211,8 @@ def main() -> None:
             "binaries": {"type": "dict", "default": {}},
             "wheels": {"type": "list", "elements": "str", "default": []},
             "python_versions": {"type": "list", "elements": "str", "default": []},
+            "packages": {"type": "list", "elements": "str", "default": []},
+            "distribution": {"type": "str", "default": ""},
             "platform": {"type": "str", "default": "linux/amd64"},
             "memory": {"type": "path"},
             "report_only": {"type": "bool", "default": False},
@@ -204,6 +222,8 @@ def main() -> None:
     params = module.params
     if params["wheels"] and not params["python_versions"]:
         module.fail_json(msg="wheels are needed, but python_versions does not say for which Python")
+    if params["packages"] and not params["distribution"]:
+        module.fail_json(msg="packages are needed, but distribution does not say for which distribution")
     folder = Path(params["bundle"]).resolve()
     needs = bundle.Needs(
         images={str(reference): str(reason) for reference, reason in params["images"].items()},
@@ -212,6 +232,8 @@ def main() -> None:
         binaries={str(name): str(platform or "") for name, platform in params["binaries"].items()},
         requirements=tuple(params["wheels"]),
         interpreters=tuple(params["python_versions"]),
+        packages=tuple(params["packages"]),
+        distribution=params["distribution"],
         platform=params["platform"],
     )
     memory = VerifiedFiles(Path(params["memory"]) if params["memory"] else None)

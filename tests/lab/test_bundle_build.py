@@ -22,7 +22,7 @@ from pip._internal.models.index import PyPI
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "lab"))
 
-from gpuhub_lab import bundle, catalogue, images, template, wheels
+from gpuhub_lab import bundle, catalogue, debs, images, template, wheels
 from gpuhub_lab.cache import CACHE
 
 # Where apt, pip and npm keep what they were told about registries.
@@ -77,7 +77,7 @@ def sha256(file: Path) -> str:
 def test_every_file_is_what_the_manifest_says(folder: Path, manifest: dict) -> None:
     assert manifest["schema"] == 1
     assert {snap["name"] for snap in manifest["snaps"]} == set(catalogue.load()["microk8s"]["snaps"])
-    for kind in ("snaps", "charts", "binaries", "wheels"):
+    for kind in product.KINDS.values():
         assert manifest[kind], f"the bundle holds no {kind}"
         for item in manifest[kind]:
             file = folder / item["file"]
@@ -87,7 +87,7 @@ def test_every_file_is_what_the_manifest_says(folder: Path, manifest: dict) -> N
 
 
 def test_manifest_names_every_file(folder: Path, manifest: dict) -> None:
-    named = {item["file"] for kind in ("snaps", "charts", "binaries", "wheels") for item in manifest[kind]}
+    named = {item["file"] for kind in product.KINDS.values() for item in manifest[kind]}
     named |= {snap["assertion"] for snap in manifest["snaps"]} | {"manifest.json"}
     present = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert {name for name in present if not name.startswith("oci/")} == named
@@ -136,6 +136,8 @@ def test_product_finds_nothing_wrong(folder: Path, manifest: dict) -> None:
         binaries={"helm": "linux/amd64"},
         requirements=tuple(python["requirements"]),
         interpreters=tuple(python["interpreters"]),
+        packages=debs.PACKAGES,
+        distribution=bundle.DISTRIBUTION,
     )
     problems = product.check(folder, needs).problems
     assert not problems, product.report(folder, problems)

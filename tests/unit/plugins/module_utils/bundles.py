@@ -77,7 +77,7 @@ def wheel(folder: Path, file: str, requires: tuple[str, ...] = (), python: str =
 
 
 class Bundle:
-    """A whole bundle in a folder: two images that share a layer, a snap, a chart, helm and wheels."""
+    """A whole bundle in a folder: two images that share a layer, a snap, a chart, helm, wheels and packages."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -85,7 +85,10 @@ class Bundle:
         pause = self.oci.name(PAUSE, self.oci.manifest([SHARED_LAYER], text="pause"))
         hub = self.oci.name(HUB, self.oci.manifest([SHARED_LAYER, b"the hub " * 100], text="hub"))
         self.digests = {PAUSE: pause["digest"], HUB: hub["digest"]}
-        for name in ("snaps/microk8s_1.snap", "snaps/microk8s_1.assert", "charts/jupyterhub-4.4.0.tgz", "bin/helm"):
+        for name in (
+            "snaps/microk8s_1.snap", "snaps/microk8s_1.assert", "charts/jupyterhub-4.4.0.tgz", "bin/helm",
+            "debs/nginx_1_amd64.deb", "debs/nginx-common_1_all.deb",
+        ):  # fmt: skip
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(f"content of {name}".encode() * 10)
         wheel(folder / "wheels", "demo-1.0-py3-none-any.whl", requires=("helper>=2",))
@@ -120,6 +123,16 @@ class Bundle:
             "wheels": [
                 {"name": "demo", "version": "1.0", **self.described("wheels/demo-1.0-py3-none-any.whl")},
                 {"name": "helper", "version": "2.1", **self.described("wheels/helper-2.1-py3-none-any.whl")},
+            ],
+            "debs": [
+                {
+                    "name": name,
+                    "version": "1",
+                    "distribution": "debian-13",
+                    "architecture": architecture,
+                    **self.described(f"debs/{name}_1_{architecture}.deb"),
+                }
+                for name, architecture in (("nginx", "amd64"), ("nginx-common", "all"))
             ],
         }
         self.write()

@@ -20,6 +20,8 @@ NEEDS = core.Needs(
     binaries={"helm": "linux/amd64"},
     requirements=("demo==1.0",),
     interpreters=("3.9", "3.13"),
+    packages=("nginx",),
+    distribution="debian-13",
 )
 
 
@@ -41,6 +43,7 @@ def test_a_whole_bundle_has_no_problems(bundle, packed):
     assert {reference: image.digest for reference, image in holding.images.items()} == bundle.digests
     assert [item.name for item in holding.items] == ["microk8s", "jupyterhub", "helm"]
     assert set(holding.wheels) == {"wheels/demo-1.0-py3-none-any.whl", "wheels/helper-2.1-py3-none-any.whl"}
+    assert holding.debs == {file: bundle.digest_of(file) for file in FILES if file.startswith("debs/")}
 
 
 FILES = [
@@ -50,6 +53,8 @@ FILES = [
     "bin/helm",
     "wheels/demo-1.0-py3-none-any.whl",
     "wheels/helper-2.1-py3-none-any.whl",
+    "debs/nginx_1_amd64.deb",
+    "debs/nginx-common_1_all.deb",
 ]
 
 
@@ -125,6 +130,9 @@ def test_another_image_under_the_name_is_named(bundle):
         ({"charts": {"jupyterhub": "4.2.0"}}, "missing", "chart jupyterhub", "needed: 4.2.0; the bundle holds 4.4.0"),
         ({"binaries": {"helm": "linux/arm64"}}, "wrong platform", "binary helm", "the bundle holds linux/amd64"),
         ({"requirements": ("demo==2.0",)}, "missing", "wheel demo==2.0", "the newest that fits Python 3.9 is 1.0"),
+        ({"packages": ("ufw",)}, "missing", "deb ufw", "manifest.json does not name it"),
+        ({"distribution": "ubuntu-24.04"}, "wrong platform", "deb nginx", "the bundle holds it for debian-13/amd64"),
+        ({"platform": "linux/amd64", "packages": ("nginx", "ufw")}, "missing", "deb ufw", "does not name it"),
         ({"requirements": ("nothing==1",)}, "missing", "wheel nothing==1", "no wheel for Python 3.9"),
     ],
 )
@@ -171,14 +179,16 @@ def test_a_stated_size_that_is_wrong_is_named(bundle):
 
 
 def test_what_nobody_needs_is_no_error(bundle):
-    holding = check(bundle, images={PAUSE: "x"}, charts={}, binaries={})
+    holding = check(bundle, images={PAUSE: "x"}, charts={}, binaries={}, packages=())
     assert holding.fatal == []
     assert [problem.subject for problem in holding.problems] == [
         "binary helm v3.19.5",
         "chart jupyterhub 4.4.0",
+        "deb nginx 1",
+        "deb nginx-common 1",
         f"image {HUB}",
     ]
-    assert "3 superfluous" in core.report(bundle.folder, holding.problems)
+    assert "5 superfluous" in core.report(bundle.folder, holding.problems)
 
 
 def test_everything_is_in_one_report(bundle):
@@ -250,6 +260,8 @@ def remove(*path):
         (remove("snaps", 0, "assertion"), None, "snaps[0].assertion is missing"),
         (remove("binaries", 0, "platform"), None, "binaries[0].platform is missing"),
         (change("wheels", 1, "digest"), 7, "wheels[1].digest is 7"),
+        (remove("debs", 0, "distribution"), None, "debs[0].distribution is missing"),
+        (change("debs", 1, "architecture"), 64, "debs[1].architecture is 64"),
         (change("charts", 0, "version"), "", "charts[0].version is ''"),
     ],
 )

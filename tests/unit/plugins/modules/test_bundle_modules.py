@@ -23,6 +23,8 @@ NEEDS = {
     "binaries": {"helm": "linux/amd64"},
     "wheels": ["demo==1.0"],
     "python_versions": ["3.11.2"],
+    "packages": ["nginx"],
+    "distribution": "debian-13",
 }
 
 
@@ -34,7 +36,7 @@ def test_a_whole_bundle(bundle):
     result = check(bundle)
     assert (result["changed"], result["complete"], result["problems"]) == (False, True, [])
     assert result["digests"] == bundle.digests
-    assert result["summary"].startswith("2 images, 1 snap, 1 chart, 1 program, 2 wheels (")
+    assert result["summary"].startswith("2 images, 1 snap, 1 chart, 1 program, 2 wheels, 2 Debian packages (")
     (snap,) = result["snaps"]
     assert snap["file"] == str(bundle.folder / "snaps/microk8s_1.snap")
     assert snap["assertion"] == str(bundle.folder / "snaps/microk8s_1.assert")
@@ -63,7 +65,10 @@ def test_problems_fail_with_the_report_or_are_only_reported(bundle):
     assert set(reported["digests"]) == {PAUSE}
 
 
-@pytest.mark.parametrize("arguments", [{"python_versions": []}, {"python_versions": ["2.7"]}, {"bundle": "/not/there"}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"python_versions": []}, {"python_versions": ["2.7"]}, {"distribution": ""}, {"bundle": "/not/there"}],
+)
 def test_wrong_arguments_are_said(bundle, arguments):
     assert run("bundle_check", **{"bundle": bundle.folder, **NEEDS, **arguments})["failed"]
 
