@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
-def write_text(path: Path, text: str, mode: int) -> None:
-    """Make `path` a file with this text and these permissions, never seen half written or more open than that.
+@contextmanager
+def replacement(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """A stream whose content is file `path`, with these permissions, once the block ends without an exception.
 
-    What a killed write left beside it is overwritten by the next. The text is on disk before the old file is gone.
-    Raises OSError; the folder must exist.
+    Nobody ever sees the file half written or more open than that. What a killed write left beside it is overwritten by
+    the next. The content is on disk before the old file is gone. Raises OSError; the folder must exist.
     """
     partial = path.with_name(f".{path.name}.gpuhub")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(descriptor, mode)  # whatever the umask is
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-    partial.rename(path)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(descriptor, mode)  # whatever the umask is
+            yield stream
+            stream.flush()
+            os.fsync(descriptor)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, mode: int) -> None:
+    """Make `path` a file with this text and these permissions, by `replacement`. Raises OSError."""
+    with replacement(path, mode) as stream:
+        stream.write(text.encode())

@@ -1,7 +1,9 @@
 """The bundle: a folder with everything that a deployment without the internet needs, described by manifest.json.
 
-`load` reads and validates the manifest, `check` compares what an inventory needs with what the bundle really holds and
-says everything that is wrong at once. docs/bundle.md describes the format.
+Image archives made by hand may lie in it too, or alone in a folder without a manifest.
+
+`load` reads and validates the manifest, `Bundle` opens all that holds images, `check` compares what an inventory needs
+with what the bundle really holds and says everything that is wrong at once. docs/bundle.md describes the format.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from . import wheels
+from .image_archive import ENDINGS, Archives, SpaceError
 from .image_reference import ImageReferenceError, is_digest, normalise, parse
 from .oci import (
     Blob,
@@ -25,8 +28,10 @@ from .oci import (
     blob_file,
     entries,
     hash_stream,
+    images,
     open_layout,
     resolve,
+    same_platform,
 )
 from .verified_files import VerifiedFiles
 
@@ -34,12 +39,14 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 #: Kinds of items and the lists of manifest.json that name them.
 KINDS = {"snap": "snaps", "chart": "charts", "binary": "binaries", "wheel": "wheels", "deb": "debs"}
-CATEGORIES = ("missing", "corrupt", "wrong platform", "superfluous")
+CATEGORIES = ("missing", "corrupt", "contradictory", "wrong platform", "superfluous")
 
 COPY_AGAIN = "copy it again from where the bundle was made"
 NOT_THERE = "the file is not there"
 NOT_NEEDED = "nothing needs it"
 ADD = "add it where the bundle is made, then copy the bundle again"
+ADD_IMAGE = f"{ADD}; or put an archive of it into the folder ('docker save')"
+SAVE_AGAIN = "copy it again or save it again ('docker save'), or take it out of the folder"
 
 
 class BundleError(Exception):
@@ -265,23 +272,120 @@ def load(folder: Path) -> Manifest:
     return parse_manifest(content)
 
 
+# ---- images, of the manifest and of archives made by hand --------------------------------------------------------
+
+
+class ContradictionError(Exception):
+    """Several archives hold different images under one name; `images` are those."""
+
+    def __init__(self, images: list[BundledImage]) -> None:
+        super().__init__(" and ".join(f"{image.archive} ({image.digest})" for image in images))
+        self.images = images
+
+
+class Bundle:
+    """A bundle as it lies in its folder.
+
+    `manifest` is empty if there is none but archives made by hand. `hand_made` are their file names, `broken` those of
+    them that cannot be used, with the reason. `images`: reference -> all images of that name, the manifest's first; ""
+    -> images without a name.
+    """
+
+    def __init__(self, folder: Path, archives: Archives | None = None) -> None:
+        """Open what is in `folder`; archives that `archives` does not remember are read. Raises BundleError."""
+        self.folder = folder
+        self._archives = archives or Archives()
+        self._layouts: dict[str, Layout | LayoutError] = {}
+        dropped = sorted(path.name for path in folder.glob("*") if path.name.endswith(ENDINGS) and not path.is_dir())
+        only_archives = dropped and not (folder / MANIFEST).exists()
+        self.manifest = Manifest((), ()) if only_archives else load(folder)
+        named = {image.archive for image in self.manifest.images}
+        named.update(file.path for item in self.manifest.items for file in item.files)
+        self.hand_made = [name for name in dropped if name not in named and not name.startswith(".")]
+        self.broken: dict[str, LayoutError] = {}
+        self.images: dict[str, list[BundledImage]] = {}
+        for image in self.manifest.images:
+            self.images.setdefault(image.reference, []).append(image)
+        for name in self.hand_made:
+            try:
+                found = images(self.layout(name))
+            except LayoutError as error:
+                self.broken[name] = error
+                continue
+            for image in found:
+                held = BundledImage(image.reference, image.digest, image.platform, image.size, name)
+                self.images.setdefault(image.reference, []).append(held)
+
+    def layout(self, archive: str) -> Layout:
+        """The layout of an archive that the manifest names or that was made by hand. Raises LayoutError."""
+        if archive not in self._layouts:
+            path = self.folder / archive
+            try:
+                if self.folder.resolve() not in path.resolve().parents:
+                    raise LayoutError(archive, "leads out of the bundle")
+                by_hand = archive in self.hand_made
+                self._layouts[archive] = self._archives.open(path) if by_hand else open_layout(path)
+            except LayoutError as error:
+                self._layouts[archive] = error
+            except OSError as error:
+                self._layouts[archive] = LayoutError(archive, f"cannot be read ({error.strerror})")
+        layout = self._layouts[archive]
+        if isinstance(layout, LayoutError):
+            raise layout
+        return layout
+
+    def find(self, reference: str, platform: str) -> BundledImage | None:
+        """The image of a full reference, one for `platform` if there is one; None if nothing has that name.
+
+        Archives may hold the same image in several forms (its configuration is the same then); the manifest's is taken
+        first. Raises ContradictionError if they hold different ones.
+        """
+        wanted = parse(reference)
+        found = self.images.get(reference, [])
+        if not found and wanted.digest and wanted.tag:
+            # Asked for by tag and digest, named by its tag alone; `find_image` compares the digest.
+            found = self.images.get(f"{wanted.name}:{wanted.tag}", [])
+            found = [image for image in found if image.digest == wanted.digest] or found
+        found = [image for image in found if same_platform(image.platform, platform)] or found
+        if len({image.digest for image in found}) > 1:
+            try:
+                different = {find_image(self.layout(image.archive), image, reference, "").blobs[1] for image in found}
+            except LayoutError:
+                return found[0]  # whoever opens it will say what is wrong
+            if len(different) > 1:
+                raise ContradictionError(found)
+        return found[0] if found else None
+
+    def prune(self) -> None:
+        """Forget archives that are not there any more."""
+        self._archives.prune()
+
+
 # ---- what is needed against what is there -----------------------------------------------------------------------
 
 
-def check(folder: Path, needs: Needs, verified: VerifiedFiles | None = None) -> Holding:
-    """Compare needs with the bundle; every needed file is hashed. Raises BundleError if there is no valid manifest."""
-    checker = _Checker(folder, load(folder), verified or VerifiedFiles())
+def check(
+    folder: Path, needs: Needs, verified: VerifiedFiles | None = None, archives: Archives | None = None
+) -> Holding:
+    """Compare needs with the bundle; every needed file is hashed, and unpacked if it is in a compressed archive.
+
+    Raises BundleError if there is no valid manifest, or no room to unpack.
+    """
+    bundle = Bundle(folder, archives)
+    checker = _Checker(bundle, verified or VerifiedFiles())
     checker.items(needs)
     checker.images(needs)
     checker.run_verification()
+    bundle.prune()
     problems = sorted(checker.problems, key=lambda problem: (CATEGORIES.index(problem.category), problem))
     return Holding(checker.held, checker.archives, checker.held_items, checker.held_wheels, checker.held_debs, problems)
 
 
 class _Checker:
-    def __init__(self, folder: Path, manifest: Manifest, verified: VerifiedFiles) -> None:
-        self.folder = folder
-        self.manifest = manifest
+    def __init__(self, bundle: Bundle, verified: VerifiedFiles) -> None:
+        self.bundle = bundle
+        self.folder = bundle.folder
+        self.manifest = bundle.manifest
         self.verified = verified
         self.problems: list[Problem] = []
         self.held: dict[str, Image] = {}
@@ -289,7 +393,6 @@ class _Checker:
         self.held_items: list[Item] = []
         self.held_wheels: dict[str, str] = {}
         self.held_debs: dict[str, str] = {}
-        self._layouts: dict[str, Layout | LayoutError] = {}
         # What to hash at the end, each file once, and for whom.
         self._verifiers: dict[str, Callable[[File], None]] = {}
         self._jobs: dict[tuple[File, Callable[[File], None]], set[str]] = {}
@@ -321,7 +424,7 @@ class _Checker:
         self.verified.check(path, 0, file.digest, verify)
 
     def _verify_blob(self, archive: str, file: File) -> None:
-        layout, blob = self._layout(archive), Blob(file.digest, file.size)
+        layout, blob = self.bundle.layout(archive), Blob(file.digest, file.size)
         name = blob_file(blob.digest)
         # The size that the image states is compared even where the digest is remembered.
         if layout.size(name) != blob.size:
@@ -329,8 +432,35 @@ class _Checker:
         path, offset = layout.location(name)
         self.verified.check(path, offset, blob.digest, lambda: layout.verify(blob))
 
+    def _unpack(self, archive: str) -> None:
+        """Make the blobs of a compressed archive readable; what was hashed on the way is not hashed again."""
+        if archive not in self.bundle.hand_made:
+            return
+        layout = self.bundle.layout(archive)
+        wanted = [Blob(file.digest, file.size) for file, verify in self._jobs if verify is self._verifiers[archive]]
+        try:
+            for digest in layout.require(wanted):
+                self.verified.check(*layout.location(blob_file(digest)), digest, lambda: None)
+        except LayoutError as error:
+            for reference in [name for name, held in self.archives.items() if held == archive and name in self.held]:
+                self.problem(
+                    "corrupt", f"image {reference}", error.problem, SAVE_AGAIN, self.held[reference].digest, archive
+                )
+            self._jobs = {
+                job: subjects for job, subjects in self._jobs.items() if job[1] is not self._verifiers[archive]
+            }
+        except SpaceError as error:
+            raise BundleError(f"{self.folder}: {error}") from error
+        except OSError as error:
+            raise BundleError(f"{error.filename}: {archive} cannot be unpacked ({error.strerror})") from error
+
+    def _cure(self, file: str) -> str:
+        return SAVE_AGAIN if file in self.bundle.hand_made else COPY_AGAIN
+
     def run_verification(self) -> None:
         """Hash what was asked for: sha256 frees the interpreter, so that threads use all cores."""
+        for archive in self._verifiers:
+            self._unpack(archive)
 
         def attempt(job: tuple[File, Callable[[File], None]]) -> tuple[str, str] | None:
             file, verify = job
@@ -343,7 +473,7 @@ class _Checker:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             results = list(zip(self._jobs.items(), pool.map(attempt, self._jobs)))
         found = [
-            Problem(result[0], subject, file.digest, file.path, result[1], COPY_AGAIN)
+            Problem(result[0], subject, file.digest, file.path, result[1], self._cure(file.path))
             for ((file, _), subjects), result in results
             if result is not None
             for subject in subjects
@@ -436,54 +566,64 @@ class _Checker:
     # -- images
 
     def images(self, needs: Needs) -> None:
-        bundled = {image.reference: image for image in self.manifest.images}
         wanted: dict[str, str] = {}
         for reference, reason in sorted(needs.images.items()):
             try:
                 wanted.setdefault(normalise(reference), reason)
             except ImageReferenceError as error:
                 self.problem("missing", f"image {reference}", str(error), f"correct the name; needed by {reason}")
+        asked_for = {name for reference in wanted for name in (reference, reference.partition("@")[0])}
         for reference, reason in wanted.items():
-            image = bundled.get(reference) or _by_tag_and_digest(bundled, reference)
+            try:
+                image = self.bundle.find(reference, needs.platform)
+            except ContradictionError as error:
+                text, files = f"several images have this name: {error}", ", ".join(i.archive for i in error.images)
+                self.problem(
+                    "contradictory", f"image {reference}", text, "take all but one out of the folder", "", files
+                )
+                continue
             if image is None:
-                text = f"{MANIFEST} does not name it; needed by {reason}"
-                self.problem("missing", f"image {reference}", text, ADD)
+                text = f"neither {MANIFEST} nor an archive names it; needed by {reason}"
+                self.problem("missing", f"image {reference}", text, ADD_IMAGE)
             else:
                 self._image(reference, image, needs.platform)
-        used = {self.archives[reference] + "\0" + image.digest for reference, image in self.held.items()}
-        for reference, image in sorted(bundled.items()):
-            if reference not in wanted and f"{image.archive}\0{image.digest}" not in used:
-                self.problem("superfluous", f"image {reference}", NOT_NEEDED, "", image.digest, image.archive)
+        for name, error in self.bundle.broken.items():
+            self.problem("corrupt", f"archive {name}", error.problem, SAVE_AGAIN, file=name)
+        used = {(self.archives[reference], image.digest) for reference, image in self.held.items()}
+        for reference, images_of_name in sorted(self.bundle.images.items()):
+            for image in images_of_name:
+                if (image.archive, image.digest) not in used:
+                    self._unused(image, reference in asked_for)
 
-    def _layout(self, archive: str) -> Layout:
-        if archive not in self._layouts:
-            path = self.folder / archive
-            try:
-                if self.folder.resolve() not in path.resolve().parents:
-                    raise LayoutError(archive, "leads out of the bundle")
-                self._layouts[archive] = open_layout(path)
-            except LayoutError as error:
-                self._layouts[archive] = error
-        layout = self._layouts[archive]
-        if isinstance(layout, LayoutError):
-            raise layout
-        return layout
+    def _unused(self, image: BundledImage, asked_for: bool) -> None:
+        if not image.reference:
+            text = "an image without a name: save it by its name, not by its number"
+            self.problem("superfluous", f"image in {image.archive}", text, "", image.digest, image.archive)
+        elif not asked_for:
+            self.problem("superfluous", f"image {image.reference}", NOT_NEEDED, "", image.digest, image.archive)
+        elif image.archive in self.bundle.hand_made:
+            # The same as another, for another platform, or wrong in a way that is reported already.
+            self.problem("superfluous", f"image {image.reference}", "not taken", "", image.digest, image.archive)
 
     def _image(self, reference: str, bundled: BundledImage, platform: str) -> None:
         subject = f"image {reference}"
+        by_hand = bundled.archive in self.bundle.hand_made
 
         def wrong(category: str, text: str, cure: str, file: str = "") -> None:
             self.problem(category, subject, text, cure, bundled.digest, file or bundled.archive)
 
-        if bundled.platform != platform:
-            wrong("wrong platform", f"it is for {bundled.platform}, the nodes are {platform}", ADD)
+        if not same_platform(bundled.platform, platform):
+            cure = f"save it where it was pulled for {platform} ('docker pull --platform')" if by_hand else ADD
+            wrong("wrong platform", f"it is for {bundled.platform or 'none'}, the nodes are {platform}", cure)
             return
         try:
-            layout = self._layout(bundled.archive)
+            layout = self.bundle.layout(bundled.archive)
             image = find_image(layout, bundled, reference, platform)
         except (LayoutError, OSError) as error:
-            file = _inside(bundled.archive, error.file) if isinstance(error, LayoutError) else bundled.archive
-            wrong(*_verdict(error), COPY_AGAIN, file)
+            file = bundled.archive
+            if isinstance(error, LayoutError) and not by_hand:
+                file = _inside(file, error.file)
+            wrong(*_verdict(error), self._cure(bundled.archive), file)
             return
         if isinstance(image, str):
             wrong("wrong platform", f"its configuration says {image}, the nodes are {platform}", ADD)
@@ -492,7 +632,8 @@ class _Checker:
         self.archives[reference] = bundled.archive
         verify = self._verifiers.setdefault(bundled.archive, partial(self._verify_blob, bundled.archive))
         for blob in image.blobs:
-            name = _inside(bundled.archive, blob_file(blob.digest))
+            # Inside an archive made by hand a blob has a name that tells nobody anything.
+            name = bundled.archive if by_hand else _inside(bundled.archive, blob_file(blob.digest))
             self._want(subject, File(name, blob.digest, blob.size), verify)
 
 
@@ -523,16 +664,10 @@ def _inside(archive: str, file: str) -> str:
     return f"{archive}:{file}" if archive.endswith(".tar") else f"{archive}/{file}"
 
 
-def _by_tag_and_digest(bundled: Mapping[str, BundledImage], reference: str) -> BundledImage | None:
-    """An image asked for by tag and digest may be named by its tag alone; `find_image` then compares the digest."""
-    wanted = parse(reference)
-    if not wanted.digest or not wanted.tag:
-        return None
-    return bundled.get(f"{wanted.name}:{wanted.tag}")
-
-
 def find_image(layout: Layout, bundled: BundledImage, reference: str, platform: str) -> Image | str:
     """The image that the manifest states, whole as far as its JSON goes; a platform if it is for another one.
+
+    An empty `platform` stands for any.
 
     Raises LayoutError if the layout does not hold it, or holds something else under its name.
     """
@@ -546,12 +681,12 @@ def find_image(layout: Layout, bundled: BundledImage, reference: str, platform: 
                 continue
             if wanted and wanted not in (image.digest, descriptor.get("digest")):
                 raise LayoutError("index.json", f"holds {image.digest}, asked for is {wanted}")
-            if image.platform != platform and not image.platform.startswith(platform + "/"):
+            if platform and not same_platform(image.platform, platform):
                 return image.platform or "no platform"
             if image.size != bundled.size:
                 problem = f"{image.digest} has {image.size} bytes, {MANIFEST} states {bundled.size}"
                 raise LayoutError("index.json", problem)
-            return image._replace(reference=reference, platform=platform)
+            return image._replace(reference=reference, platform=platform or image.platform)
     held = ", ".join(str(descriptor.get("digest")) for descriptor in of_name)
     problem = f"does not hold {bundled.digest}" + (f"; under this name it has {held}" if held else "")
     raise LayoutError("index.json", problem)
@@ -576,7 +711,8 @@ def report(folder: Path, problems: Iterable[Problem]) -> str:
             lines += ["", f"{category}:"]
         for problem in chosen:
             if category == "superfluous":
-                lines.append(f"  {problem.subject} {problem.digest}")
+                note = "" if problem.text == NOT_NEEDED else f": {problem.text}"
+                lines.append(f"  {problem.subject} {problem.digest} ({problem.file}){note}")
                 continue
             lines.append(f"  {problem.subject}")
             lines.append(f"    {problem.text}")

@@ -11,30 +11,39 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
-from .bundle import BundleError, File, Manifest, find_image, load
+from .atomic_file import replacement
+from .bundle import Bundle, BundleError, ContradictionError, File, Manifest, find_image
 from .image_reference import normalise
-from .oci import ArchiveImage, HashingReader, LayoutError, archive_key, open_layout, tar_member
+from .oci import (
+    ArchiveImage,
+    Blob,
+    HashingReader,
+    Layout,
+    LayoutError,
+    archive_blobs,
+    archive_key,
+    tar_member,
+    write_archive,
+)
 
 #: Archives of a cache that nobody asked for so long are removed, in seconds.
 MAX_AGE = 24 * 3600
 
 
-def image_selection(folder: Path, references: Iterable[str], platform: str) -> list[ArchiveImage]:
+def image_selection(bundle: Bundle, references: Iterable[str], platform: str) -> list[ArchiveImage]:
     """The images of a bundle by reference. Raises BundleError, LayoutError, ImageReferenceError."""
-    manifest = load(folder)
-    bundled = {image.reference: image for image in manifest.images}
-    layouts = {}
     chosen = []
     for reference in sorted({normalise(text) for text in references}):
-        image = bundled.get(reference)
+        try:
+            image = bundle.find(reference, platform)
+        except ContradictionError as error:
+            raise BundleError(f"several images have the name {reference}: {error}") from error
         if image is None:
-            raise BundleError(f"{folder}: the bundle does not hold {reference}")
-        if image.archive not in layouts:
-            layouts[image.archive] = open_layout(folder / image.archive)
-        layout = layouts[image.archive]
+            raise BundleError(f"the bundle does not hold {reference}")
+        layout = bundle.layout(image.archive)
         found = find_image(layout, image, reference, platform)
         if isinstance(found, str):
-            raise BundleError(f"{folder}: {reference} is for {found}, not for {platform}")
+            raise BundleError(f"{reference} is for {found}, not for {platform}")
         chosen.append(ArchiveImage(found, layout))
     return chosen
 
@@ -63,6 +72,16 @@ def write_files(stream: IO[bytes], folder: Path, files: Iterable[File]) -> None:
                 raise LayoutError(file.path, f"its content has the digest {hashed.digest} instead of {file.digest}")
 
 
+def write_images(stream: IO[bytes], chosen: list[ArchiveImage], excluded: Iterable[str]) -> None:
+    """Write images as an OCI archive, unpacking what is still missing of them. Raises LayoutError, SpaceError."""
+    wanted: dict[Layout, list[Blob]] = {}
+    for blob, layout in archive_blobs(chosen, excluded).values():
+        wanted.setdefault(layout, []).append(blob)
+    for layout, blobs in wanted.items():
+        layout.require(blobs)
+    write_archive(stream, chosen, excluded)
+
+
 def images_key(chosen: Iterable[ArchiveImage], excluded: Iterable[str]) -> str:
     """Name of an archive of images by its content."""
     return "images-" + archive_key(chosen, excluded)
@@ -85,14 +104,8 @@ def write_once(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
         if path.is_file():
             os.utime(path)
             return False
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with partial.open("wb") as stream:
-                write(stream)
-            partial.chmod(0o600)
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacement(path) as stream:
+            write(stream)
     return True
 
 

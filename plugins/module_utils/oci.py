@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import posixpath
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from .image_reference import ImageReferenceError, is_digest, normalise
+from .untrusted_tar import TarStream, UntrustedTarError
 
 INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -100,6 +100,13 @@ class Layout(ABC):
     def location(self, name: str) -> tuple[Path, int]:
         """The file on disk that holds `name`, and the offset in it. Raises MissingFileError."""
 
+    def require(self, blobs: Iterable[Blob]) -> list[str]:
+        """Make blobs readable that are not yet; returns digests of those that were verified on the way.
+
+        Raises LayoutError, OSError.
+        """
+        return []
+
     def read(self, name: str) -> bytes:
         """Content of a small file. Raises LayoutError if it is missing or larger than a document may be."""
         size = self.size(name)
@@ -160,14 +167,14 @@ class TarLayout(Layout):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
-            with tarfile.open(path, "r:") as tar:
-                members = tar.getmembers()
+            with TarStream(path) as stream:
+                if stream.compression:
+                    raise UntrustedTarError(f"is compressed by {stream.compression}, a plain tar is expected")
+                self._members = {name: member for name, member in stream.members() if member.isreg()}
         except FileNotFoundError:
             raise MissingFileError(path.name) from None
-        except (OSError, tarfile.TarError) as error:
-            raise LayoutError(path.name, f"not an uncompressed tar, or damaged ({error})") from error
-        regular = (member for member in members if member.isreg() and not member.issparse())
-        self._members = {posixpath.normpath(member.name): member for member in regular}
+        except (OSError, UntrustedTarError) as error:
+            raise LayoutError(path.name, str(error)) from error
 
     def _member(self, name: str) -> tarfile.TarInfo:
         try:
@@ -177,7 +184,7 @@ class TarLayout(Layout):
 
     def open(self, name: str) -> IO[bytes]:
         member = self._member(name)
-        return io.BufferedReader(_Section(self.path, member.offset_data, member.size), CHUNK)
+        return io.BufferedReader(Section(self.path, member.offset_data, member.size), CHUNK)
 
     def size(self, name: str) -> int:
         return self._member(name).size
@@ -189,7 +196,7 @@ class TarLayout(Layout):
         return self.path, self._member(name).offset_data
 
 
-class _Section(io.RawIOBase):
+class Section(io.RawIOBase):
     """`size` bytes of a file from `offset` on, with a file handle of its own so that threads can share a layout."""
 
     def __init__(self, path: Path, offset: int, size: int) -> None:
@@ -275,8 +282,11 @@ def _platform_text(value: object) -> str:
     return "/".join(str(part) for part in parts if part)
 
 
-def _same_platform(found: str, wanted: str) -> bool:
-    # A variant matters only where one is asked for: amd64 images state v1 at times.
+def same_platform(found: str, wanted: str) -> bool:
+    """Whether an image for `found` runs on `wanted`; a variant matters only where one is asked for.
+
+    Images for amd64 state v1 at times.
+    """
     return found == wanted or found.startswith(wanted + "/")
 
 
@@ -295,44 +305,53 @@ def entries(layout: Layout) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def resolve(layout: Layout, descriptor: Mapping[str, Any], platform: str, where: str = "index.json") -> list[Image]:
-    """The images of `platform` below a descriptor (a manifest, or an index of any depth), without references.
+def resolve(
+    layout: Layout, descriptor: Mapping[str, Any], platform: str, where: str = "index.json", partial: bool = False
+) -> list[Image]:
+    """The images of `platform` (all, if empty) below a descriptor (a manifest, or an index of any depth), unnamed.
 
-    Manifests and configurations are read and verified, layers are not. Raises LayoutError.
+    Manifests and configurations are read and verified, layers are not. With `partial`, what an index names and the
+    layout does not hold is passed over, as are its attestations: ``docker save`` writes one platform of an index, and
+    the whole index. Raises LayoutError.
     """
-    return list(_resolve(layout, descriptor, platform, where, 0))
+    return list(_resolve(layout, descriptor, platform, where, 0, partial))
 
 
-def _resolve(layout: Layout, descriptor: Mapping[str, Any], platform: str, where: str, depth: int) -> Iterator[Image]:
+def _resolve(
+    layout: Layout, descriptor: Mapping[str, Any], platform: str, where: str, depth: int, partial: bool
+) -> Iterator[Image]:
     if depth > MAX_NESTING:
         raise LayoutError(where, f"indexes nested deeper than {MAX_NESTING}")
     blob = _descriptor(where, descriptor)
     name = blob_file(blob.digest)
     stated = _platform_text(descriptor.get("platform"))
-    if stated and platform and not _same_platform(stated, platform):
+    if stated and platform and not same_platform(stated, platform):
         return
     document = layout.document(blob)
     media_type = descriptor.get("mediaType") or (document.get("mediaType") if isinstance(document, dict) else None)
     if media_type in INDEX_TYPES:
+        held = set(layout.names()) if partial else set()
         for child in _descriptors(name, document, "manifests"):
-            yield from _resolve(layout, child, platform, name, depth + 1)
+            absent = partial and blob_file(str(child.get("digest"))) not in held
+            if not absent and not (partial and _platform_text(child.get("platform")).startswith("unknown/")):
+                yield from _resolve(layout, child, platform, name, depth + 1, partial)
         return
     if media_type not in MANIFEST_TYPES:
         raise LayoutError(name, f"media type {media_type!r} is not that of an image")
     config = _descriptor(name, document.get("config") if isinstance(document, dict) else None)
     layers = [_descriptor(name, layer) for layer in _descriptors(name, document, "layers")]
     found = _platform_text(layout.document(config))
-    if platform and not _same_platform(found, platform):
+    if platform and not same_platform(found, platform):
         return
     yield Image("", blob.digest, str(media_type), found, (blob, config, *layers))
 
 
-def images(layout: Layout, platform: str = "") -> list[Image]:
-    """Every image of index.json for `platform` (all, if empty), with its reference. Raises LayoutError."""
+def images(layout: Layout, platform: str = "", partial: bool = False) -> list[Image]:
+    """Every image of index.json, with its reference; `platform` and `partial` as for `resolve`. Raises LayoutError."""
     return [
         image._replace(reference=reference)
         for reference, descriptor in entries(layout)
-        for image in resolve(layout, descriptor, platform)
+        for image in resolve(layout, descriptor, platform, partial=partial)
     ]
 
 
@@ -435,7 +454,7 @@ def write_archive(stream: IO[bytes], chosen: Iterable[ArchiveImage], excluded: I
                     tar.addfile(tar_member(name, size), hashed)  # type: ignore[arg-type]
                 except OSError as error:
                     raise LayoutError(name, f"cannot be read ({error})") from error
-            _compare_digest(name, hashed.digest, digest)
+            _compare_digest(f"{layout.path.name}:{name}", hashed.digest, digest)
     return len(blobs)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from .atomic_file import write_text
 
 
 class VerifiedFiles:
@@ -32,7 +32,7 @@ class VerifiedFiles:
     def check(self, file: Path, offset: int, digest: str, verify: Callable[[], None]) -> None:
         """Call `verify`, which raises if the content at `offset` is wrong, unless its result is remembered."""
         key = f"{file.resolve()}@{offset} {digest}"
-        state = _state(file)
+        state = file_state(file)
         if self._known.get(key) != state:
             verify()
         self._used[key] = state
@@ -44,14 +44,12 @@ class VerifiedFiles:
         kept = {key: state for key, state in self._known.items() if Path(key.rpartition("@")[0]).exists()}
         try:
             self._memory.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, partial = tempfile.mkstemp(prefix=".verified", dir=self._memory.parent)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                json.dump({**kept, **self._used}, stream, sort_keys=True)
-            Path(partial).replace(self._memory)
+            write_text(self._memory, json.dumps({**kept, **self._used}, sort_keys=True), 0o600)
         except OSError:
             return
 
 
-def _state(file: Path) -> list[int]:
+def file_state(file: Path) -> list[int]:
+    """What changes with a file's content: its size, inode, modification and status change times. Raises OSError."""
     status = file.stat()
     return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]

@@ -8,7 +8,7 @@ module: bundle_check
 short_description: Compare a bundle with what is needed
 description:
   - Compares what an inventory needs with what a bundle for installations without the internet really holds, and hashes
-    every file that is needed.
+    every file that is needed. Image archives made by hand that lie in the folder count as well.
   - Names everything that is missing, corrupt, for the wrong platform or superfluous in one report. What is superfluous
     is no error.
 version_added: 0.1.0
@@ -64,6 +64,11 @@ options:
   memory:
     description:
       - File that remembers which files were found good. What has not changed since is not hashed again.
+    type: path
+  archives:
+    description:
+      - Folder that remembers what image archives made by hand hold. What is needed of compressed ones is unpacked there
+        once; without it they cannot be used. It can be removed at any time.
     type: path
   report_only:
     description: Return the report instead of failing.
@@ -137,7 +142,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import bundle
+from ..module_utils import bundle, zstd
+from ..module_utils.image_archive import Archives
 from ..module_utils.image_reference import ImageReferenceError, normalise
 from ..module_utils.verified_files import VerifiedFiles
 from ..module_utils.wheels import WheelError
@@ -215,6 +221,7 @@ def main() -> None:
             "distribution": {"type": "str", "default": ""},
             "platform": {"type": "str", "default": "linux/amd64"},
             "memory": {"type": "path"},
+            "archives": {"type": "path"},
             "report_only": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -238,7 +245,8 @@ def main() -> None:
     )
     memory = VerifiedFiles(Path(params["memory"]) if params["memory"] else None)
     try:
-        holding = bundle.check(folder, needs, memory)
+        archives = Archives(Path(params["archives"]) if params["archives"] else None, zstd.opener())
+        holding = bundle.check(folder, needs, memory, archives)
     except (bundle.BundleError, WheelError) as error:
         module.fail_json(msg=str(error))
     result = describe(folder, needs, holding)

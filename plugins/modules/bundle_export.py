@@ -42,6 +42,9 @@ options:
       - Folder where the archive goes under a name made from its content. What is there already is not written again,
         and archives that nobody asked for in a day are removed.
     type: path
+  archives:
+    description: The folder that M(gpuhub.platform.bundle_check) was given under this name.
+    type: path
   platform:
     description: Platform of the images.
     type: str
@@ -74,9 +77,11 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import bundle_archive as archive
-from ..module_utils.bundle import BundleError, load
+from ..module_utils import zstd
+from ..module_utils.bundle import Bundle, BundleError, load
+from ..module_utils.image_archive import Archives, SpaceError
 from ..module_utils.image_reference import ImageReferenceError
-from ..module_utils.oci import LayoutError, write_archive
+from ..module_utils.oci import LayoutError
 
 
 def main() -> None:
@@ -89,6 +94,7 @@ def main() -> None:
             "exclude_digests": {"type": "list", "elements": "str", "default": []},
             "path": {"type": "path"},
             "cache": {"type": "path"},
+            "archives": {"type": "path"},
             "platform": {"type": "str", "default": "linux/amd64"},
         },
         mutually_exclusive=[("images", "files"), ("path", "cache")],
@@ -99,12 +105,13 @@ def main() -> None:
     folder = Path(params["bundle"]).resolve()
     try:
         if params["images"] is not None:
-            images = archive.image_selection(folder, params["images"], params["platform"])
+            archives = Archives(Path(params["archives"]) if params["archives"] else None, zstd.opener())
+            images = archive.image_selection(Bundle(folder, archives), params["images"], params["platform"])
             excluded = params["exclude_digests"]
             key = archive.images_key(images, excluded)
 
             def write(stream):
-                write_archive(stream, images, excluded)
+                archive.write_images(stream, images, excluded)
         else:
             files = archive.file_selection(load(folder), params["files"])
             key = archive.files_key(files)
@@ -121,7 +128,7 @@ def main() -> None:
             changed = archive.write_once(path, write)
             if params["cache"]:
                 archive.prune(Path(params["cache"]), path)
-    except (BundleError, LayoutError, ImageReferenceError) as error:
+    except (BundleError, LayoutError, SpaceError, ImageReferenceError) as error:
         module.fail_json(msg=f"bundle {folder}: {error}")
     except OSError as error:
         module.fail_json(msg=f"{error.filename or folder}: the archive cannot be written ({error.strerror})")

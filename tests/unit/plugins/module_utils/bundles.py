@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -185,3 +186,47 @@ def tar_of(files: dict[str, bytes]) -> bytes:
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return stream.getvalue()
+
+
+# ---- archives made by hand
+
+
+def layer(text: str) -> bytes:
+    """A layer: the tar of one file."""
+    return tar_of({"etc/motd": text.encode()})
+
+
+def configuration(layers: list[bytes], architecture: str = "amd64") -> bytes:
+    """An image's configuration as Docker writes it."""
+    contents = [digest(content) for content in layers]
+    return json.dumps(
+        {"os": "linux", "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": contents}}
+    ).encode()
+
+
+def docker_files(
+    images: dict[str, list[bytes]], architecture: str = "amd64", legacy: bool = False, gzipped: bool = False
+) -> dict[str, bytes]:
+    """Files of a docker archive by name; equal layers are one file. `legacy` as Docker before 25 names them.
+
+    A name may be several, parted by blanks, or empty. With `gzipped` layers are compressed, as crane and kaniko do.
+    """
+    files: dict[str, bytes] = {}
+    entries = []
+    for names, layers in images.items():
+        config = configuration(layers, architecture)
+        config_file = digest(config)[7:] + ".json"
+        paths = []
+        for content in layers:
+            name = digest(content)[7:]
+            path = f"{name}/layer.tar" if legacy else f"{name}.tar.gz" if gzipped else f"{name}.tar"
+            files[path] = gzip.compress(content, mtime=0) if gzipped else content
+            if legacy:
+                files[f"{name}/json"] = b'{"id": "x"}'
+                files[f"{name}/VERSION"] = b"1.0"
+            paths.append(path)
+        files[config_file] = config
+        entries.append({"Config": config_file, "RepoTags": names.split() or None, "Layers": paths})
+    if legacy:
+        files["repositories"] = b'{"x": {"latest": "y"}}'
+    return {**files, "manifest.json": json.dumps(entries).encode()}

@@ -129,13 +129,13 @@ def test_links_do_not_lead_out_of_a_folder(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "not an uncompressed tar"),
-        (b"\x1f\x8b not a tar", "not an uncompressed tar"),
+        (b"", "no archive"),
+        (b"\x1f\x8b not a tar", "is compressed by gzip"),
         (bundles.tar_of({"oci-layout": b"{}"}), "imageLayoutVersion"),
         (bundles.tar_of({"index.json": b"{}"}), "oci-layout: is missing"),
         (
             bundles.tar_of({"oci-layout": b'{"imageLayoutVersion": "1.0.0"}'})[:600],
-            "not an uncompressed tar, or damaged",
+            "damaged or cut off",
         ),
     ],
 )
