@@ -84,7 +84,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import debian
+from ..module_utils import debian, module_run
 from ..module_utils.debian import Deb, PackageError
 from ..module_utils.oci import hash_stream
 
@@ -239,13 +239,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        result = work(module)
-    except PackageError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename}: {error.strerror}")
-    module.exit_json(**result)
+    module_run.run(module, work, PackageError)
 
 
 if __name__ == "__main__":

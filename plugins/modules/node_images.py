@@ -130,7 +130,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import containerd
+from ..module_utils import containerd, module_run
 from ..module_utils.containerd import ContainerdError, Difference
 from ..module_utils.oci import INDEX_TYPES, LayoutError, open_layout, verify_archive
 
@@ -283,13 +283,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        result = work(module)
-    except ContainerdError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename}: {error.strerror}")
-    module.exit_json(**result)
+    module_run.run(module, work, ContainerdError)
 
 
 if __name__ == "__main__":

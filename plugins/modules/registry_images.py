@@ -75,7 +75,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import registry_client
+from ..module_utils import module_run, registry_client
 from ..module_utils.image_reference import ImageReference
 from ..module_utils.oci import LayoutError, images, open_layout
 from ..module_utils.registry_client import Registry, RegistryError
@@ -160,13 +160,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        result = work(module)
-    except RegistryError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename}: {error.strerror}")
-    module.exit_json(**result)
+    module_run.run(module, work, RegistryError)
 
 
 if __name__ == "__main__":
