@@ -33,6 +33,7 @@ from .oci import (
     resolve,
     same_platform,
 )
+from .progress import Progress, silent
 from .verified_files import VerifiedFiles
 
 SCHEMA = 1
@@ -365,14 +366,18 @@ class Bundle:
 
 
 def check(
-    folder: Path, needs: Needs, verified: VerifiedFiles | None = None, archives: Archives | None = None
+    folder: Path,
+    needs: Needs,
+    verified: VerifiedFiles | None = None,
+    archives: Archives | None = None,
+    progress: Progress = silent,
 ) -> Holding:
     """Compare needs with the bundle; every needed file is hashed, and unpacked if it is in a compressed archive.
 
     Raises BundleError if there is no valid manifest, or no room to unpack.
     """
     bundle = Bundle(folder, archives)
-    checker = _Checker(bundle, verified or VerifiedFiles())
+    checker = _Checker(bundle, verified or VerifiedFiles(), progress)
     checker.items(needs)
     checker.images(needs)
     checker.run_verification()
@@ -382,8 +387,9 @@ def check(
 
 
 class _Checker:
-    def __init__(self, bundle: Bundle, verified: VerifiedFiles) -> None:
+    def __init__(self, bundle: Bundle, verified: VerifiedFiles, progress: Progress) -> None:
         self.bundle = bundle
+        self.progress = progress
         self.folder = bundle.folder
         self.manifest = bundle.manifest
         self.verified = verified
@@ -471,7 +477,12 @@ class _Checker:
             return None
 
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            results = list(zip(self._jobs.items(), pool.map(attempt, self._jobs)))
+            results = []
+            done, total = 0, sum(max(file.size, 0) for file, _ in self._jobs)
+            for job, result in zip(self._jobs.items(), pool.map(attempt, self._jobs)):
+                results.append((job, result))
+                done += max(job[0][0].size, 0)
+                self.progress("verifying", done, total)
         found = [
             Problem(result[0], subject, file.digest, file.path, result[1], self._cure(file.path))
             for ((file, _), subjects), result in results

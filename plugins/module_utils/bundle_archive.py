@@ -25,6 +25,7 @@ from .oci import (
     tar_member,
     write_archive,
 )
+from .progress import Progress, silent
 
 #: Archives of a cache that nobody asked for so long are removed, in seconds.
 MAX_AGE = 24 * 3600
@@ -72,14 +73,32 @@ def write_files(stream: IO[bytes], folder: Path, files: Iterable[File]) -> None:
                 raise LayoutError(file.path, f"its content has the digest {hashed.digest} instead of {file.digest}")
 
 
-def write_images(stream: IO[bytes], chosen: list[ArchiveImage], excluded: Iterable[str]) -> None:
+class _Counted:
+    """A stream that tells how much was written to it."""
+
+    def __init__(self, stream: IO[bytes], progress: Progress, total: int) -> None:
+        self._stream = stream
+        self._progress = progress
+        self._total = total
+        self.tell = stream.tell
+
+    def write(self, data: bytes) -> int:
+        written = self._stream.write(data)
+        self._progress("writing an archive of images", self.tell(), self._total)
+        return written
+
+
+def write_images(
+    stream: IO[bytes], chosen: list[ArchiveImage], excluded: Iterable[str], progress: Progress = silent
+) -> None:
     """Write images as an OCI archive, unpacking what is still missing of them. Raises LayoutError, SpaceError."""
     wanted: dict[Layout, list[Blob]] = {}
     for blob, layout in archive_blobs(chosen, excluded).values():
         wanted.setdefault(layout, []).append(blob)
     for layout, blobs in wanted.items():
         layout.require(blobs)
-    write_archive(stream, chosen, excluded)
+    total = sum(blob.size for blobs in wanted.values() for blob in blobs)
+    write_archive(_Counted(stream, progress, total), chosen, excluded)  # type: ignore[arg-type]
 
 
 def images_key(chosen: Iterable[ArchiveImage], excluded: Iterable[str]) -> str:

@@ -39,6 +39,7 @@ from .oci import (
     blob_file,
     images,
 )
+from .progress import Progress, silent
 from .untrusted_tar import CHUNK, Opener, TarStream, UntrustedTarError, compression, link_target
 from .verified_files import file_state
 
@@ -145,10 +146,10 @@ def _digest(*chunks: bytes) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def read_archive(path: Path, zstd: Opener | None = None) -> Contents:
+def read_archive(path: Path, zstd: Opener | None = None, progress: Progress = silent) -> Contents:
     """Look through an archive; its blobs are found, not verified. Raises LayoutError with the name of the archive."""
     try:
-        with TarStream(path, zstd) as stream:
+        with TarStream(path, zstd, progress) as stream:
             scan = _Scan(stream)
         if "index.json" in scan.documents:
             documents, places = _of_layout(path, scan)
@@ -327,9 +328,10 @@ class ArchiveLayout(Layout):
 class Unpacked:
     """A folder with the blobs of compressed archives, by digest. It may be emptied at any time."""
 
-    def __init__(self, folder: Path, zstd: Opener | None = None) -> None:
+    def __init__(self, folder: Path, zstd: Opener | None = None, progress: Progress = silent) -> None:
         self._folder = folder
         self._zstd = zstd
+        self._progress = progress
 
     def file(self, digest: str) -> Path:
         """The file that has this blob, once it is provided."""
@@ -348,7 +350,7 @@ class Unpacked:
             lacking = self._lacking(asked)  # another play may have brought them
             self._check_space(archive, sum(place.size for place in lacking.values()))
             try:
-                with TarStream(archive, self._zstd) as stream:
+                with TarStream(archive, self._zstd, self._progress) as stream:
                     for digest, place in sorted(lacking.items(), key=lambda item: item[1]):
                         self._unpack(archive, digest, stream.chunks(*place))
             except UntrustedTarError as error:
@@ -393,10 +395,11 @@ class Unpacked:
 class Archives:
     """Opens archives made by hand, and remembers what is in them in the folder `cache`."""
 
-    def __init__(self, cache: Path | None = None, zstd: Opener | None = None) -> None:
+    def __init__(self, cache: Path | None = None, zstd: Opener | None = None, progress: Progress = silent) -> None:
         self._index = cache / "index" if cache else None
-        self._unpacked = Unpacked(cache / "blobs", zstd) if cache else None
+        self._unpacked = Unpacked(cache / "blobs", zstd, progress) if cache else None
         self._zstd = zstd
+        self._progress = progress
 
     def open(self, path: Path) -> ArchiveLayout:
         """The layout of an archive. Raises LayoutError."""
@@ -404,7 +407,7 @@ class Archives:
             state = file_state(path)
             contents = self._recall(path, state)
             if contents is None:
-                contents = read_archive(path, self._zstd)
+                contents = read_archive(path, self._zstd, self._progress)
                 if file_state(path) != state:
                     raise LayoutError(path.name, "changed while it was read: wait until it is copied")
                 self._remember(path, state, contents)

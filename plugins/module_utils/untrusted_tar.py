@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from .progress import Progress, silent
+
 #: Long names and extended attributes are small; what is larger would only fill the memory.
 MAX_HEADER = 1024 * 1024
 MAX_MEMBERS = 100_000
@@ -49,9 +51,11 @@ def compression(start: bytes) -> str:
 class TarStream:
     """A tar that is read forward only, with the positions of its unpacked form. Close it, or use it in a with block."""
 
-    def __init__(self, path: Path, zstd: Opener | None = None) -> None:
+    def __init__(self, path: Path, zstd: Opener | None = None, progress: Progress = silent) -> None:
         """Open `path`; `zstd` opens what zstd compressed. Raises UntrustedTarError, OSError."""
+        self._progress = progress
         self._file = path.open("rb")
+        self._name, self._total = path.name, path.stat().st_size
         try:
             self.compression = compression(self._file.read(8))
             self._file.seek(0)
@@ -121,6 +125,7 @@ class TarStream:
             parts.append(part)
             left -= len(part)
         self._position += size - left
+        self._progress(f"reading {self._name}", self._file.tell(), self._total)
         return b"".join(parts)
 
     def chunks(self, offset: int, size: int) -> Iterator[bytes]:

@@ -70,6 +70,9 @@ options:
       - Folder that remembers what image archives made by hand hold. What is needed of compressed ones is unpacked there
         once; without it they cannot be used. It can be removed at any time.
     type: path
+  progress:
+    description: File that tells how far the work is. The action plugin gives it and shows what is in it.
+    type: path
   report_only:
     description: Return the report instead of failing.
     type: bool
@@ -142,7 +145,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import bundle, zstd
+from ..module_utils import bundle, progress, zstd
 from ..module_utils.image_archive import Archives
 from ..module_utils.image_reference import ImageReferenceError, normalise
 from ..module_utils.verified_files import VerifiedFiles
@@ -222,6 +225,7 @@ def main() -> None:
             "platform": {"type": "str", "default": "linux/amd64"},
             "memory": {"type": "path"},
             "archives": {"type": "path"},
+            "progress": {"type": "path"},
             "report_only": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -245,8 +249,9 @@ def main() -> None:
     )
     memory = VerifiedFiles(Path(params["memory"]) if params["memory"] else None)
     try:
-        archives = Archives(Path(params["archives"]) if params["archives"] else None, zstd.opener())
-        holding = bundle.check(folder, needs, memory, archives)
+        tell = progress.of(params["progress"])
+        archives = Archives(Path(params["archives"]) if params["archives"] else None, zstd.opener(), tell)
+        holding = bundle.check(folder, needs, memory, archives, tell)
     except (bundle.BundleError, WheelError) as error:
         module.fail_json(msg=str(error))
     result = describe(folder, needs, holding)

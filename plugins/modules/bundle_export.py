@@ -45,6 +45,9 @@ options:
   archives:
     description: The folder that M(gpuhub.platform.bundle_check) was given under this name.
     type: path
+  progress:
+    description: File that tells how far the work is. The action plugin gives it and shows what is in it.
+    type: path
   platform:
     description: Platform of the images.
     type: str
@@ -77,7 +80,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import bundle_archive as archive
-from ..module_utils import zstd
+from ..module_utils import progress, zstd
 from ..module_utils.bundle import Bundle, BundleError, load
 from ..module_utils.image_archive import Archives, SpaceError
 from ..module_utils.image_reference import ImageReferenceError
@@ -95,6 +98,7 @@ def main() -> None:
             "path": {"type": "path"},
             "cache": {"type": "path"},
             "archives": {"type": "path"},
+            "progress": {"type": "path"},
             "platform": {"type": "str", "default": "linux/amd64"},
         },
         mutually_exclusive=[("images", "files"), ("path", "cache")],
@@ -105,13 +109,14 @@ def main() -> None:
     folder = Path(params["bundle"]).resolve()
     try:
         if params["images"] is not None:
-            archives = Archives(Path(params["archives"]) if params["archives"] else None, zstd.opener())
+            tell = progress.of(params["progress"])
+            archives = Archives(Path(params["archives"]) if params["archives"] else None, zstd.opener(), tell)
             images = archive.image_selection(Bundle(folder, archives), params["images"], params["platform"])
             excluded = params["exclude_digests"]
             key = archive.images_key(images, excluded)
 
             def write(stream):
-                archive.write_images(stream, images, excluded)
+                archive.write_images(stream, images, excluded, tell)
         else:
             files = archive.file_selection(load(folder), params["files"])
             key = archive.files_key(files)

@@ -252,9 +252,7 @@ def reads(monkeypatch):
     """A list that grows with every archive that is read."""
     seen = []
     original = image_archive.read_archive
-    monkeypatch.setattr(
-        image_archive, "read_archive", lambda path, zstd=None: seen.append(path) or original(path, zstd)
-    )
+    monkeypatch.setattr(image_archive, "read_archive", lambda path, *rest: seen.append(path) or original(path, *rest))
     return seen
 
 
@@ -521,3 +519,19 @@ def test_a_name_cannot_write_into_the_report(folder, archives):
 )
 def test_compression_is_told_from_the_content(start, expected):
     assert untrusted_tar.compression(start) == expected
+
+
+def test_long_work_tells_how_far_it_is(tmp_path, folder):
+    path = put(folder, "x.tar.gz")
+    told = []
+    archives = Archives(tmp_path / "cache", zstd.opener(), lambda *step: told.append(step))
+    needs = core.Needs(images={JHUB: "the notebook"})
+    core.check(folder, needs, archives=archives, progress=lambda *step: told.append(step))
+    with (tmp_path / "export.tar").open("wb") as sink:
+        chosen = image_selection(core.Bundle(folder, archives), [JHUB], "linux/amd64")
+        write_images(sink, chosen, (), lambda *step: told.append(step))
+    assert {what for what, _, _ in told} == {"reading x.tar.gz", "verifying", "writing an archive of images"}
+    assert all(0 <= done for _, done, _ in told)
+    assert {total for what, _, total in told if what.startswith("reading")} == {path.stat().st_size}
+    finished = [(done, total) for what, done, total in told if what == "verifying"][-1]
+    assert finished[0] == finished[1]
