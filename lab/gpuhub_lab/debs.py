@@ -58,12 +58,14 @@ def source() -> str:
 
 
 def fields(file: Path) -> dict[str, str]:
-    """Package, version and architecture of a package file."""
-    asked = subprocess.run(
-        ["dpkg-deb", "--field", file, "Package", "Version", "Architecture"], check=True, capture_output=True, text=True
-    )
-    found = dict(line.split(": ", 1) for line in asked.stdout.splitlines())
-    return {"name": found["Package"], "version": found["Version"], "architecture": found["Architecture"]}
+    """What the bundle's manifest says of a package file: name, version, architecture, depends, provides."""
+    names = {"name": "Package", "version": "Version", "architecture": "Architecture", "provides": "Provides"}
+    found = {}
+    for name, field in {**names, "depends": "Depends", "pre": "Pre-Depends"}.items():
+        asked = subprocess.run(["dpkg-deb", "--field", file, field], check=True, capture_output=True, text=True)
+        found[name] = " ".join(asked.stdout.split())
+    found["depends"] = ", ".join(text for text in (found.pop("pre"), found["depends"]) if text)
+    return {name: text for name, text in found.items() if text}
 
 
 def build() -> Path:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from . import wheels
+from . import debian, wheels
 from .image_archive import ENDINGS, Archives, SpaceError
 from .image_reference import ImageReferenceError, is_digest, normalise, parse
 from .oci import (
@@ -76,6 +76,7 @@ class Item(NamedTuple):
     """A snap, chart, binary, wheel or deb; the first of `files` is the thing itself, a snap's second its assertion.
 
     `platform` is that of a binary (``linux/amd64``) or a deb (``debian-13/amd64``: distribution and architecture).
+    `depends` and `provides` are those fields of a deb, in Debian's words.
     """
 
     kind: str
@@ -85,6 +86,8 @@ class Item(NamedTuple):
     revision: str
     classic: bool
     files: tuple[File, ...]
+    depends: str = ""
+    provides: str = ""
 
 
 class Manifest(NamedTuple):
@@ -103,7 +106,7 @@ class Needs(NamedTuple):
 
     `images`: reference -> who needs it. `snaps`: name -> track (``1.34``) or "". `charts`: name -> version or "".
     `binaries`: name -> platform. `requirements`: ``name==version`` for `interpreters` (``3.11``). `packages`: names of
-    Debian packages for hosts of `distribution` (``debian-13``).
+    Debian packages for hosts of `distribution` (``debian-13``), which have `installed`; if that is empty, nobody knows.
     """
 
     images: Mapping[str, str] = {}
@@ -114,6 +117,7 @@ class Needs(NamedTuple):
     interpreters: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     distribution: str = ""
+    installed: tuple[str, ...] = ()
     platform: str = "linux/amd64"
 
 
@@ -256,6 +260,8 @@ def _item(kind: str, fields: _Fields) -> Item:
         str(fields.text("revision")) if kind == "snap" else "",
         fields.flag("classic"),
         tuple(files),
+        fields.text("depends", optional=True) if kind == "deb" else "",
+        fields.text("provides", optional=True) if kind == "deb" else "",
     )
 
 
@@ -560,17 +566,27 @@ class _Checker:
                 self._want(f"wheel {item.name} {item.version}", item.files[0], self._verify_file)
 
     def _debs(self, needs: Needs) -> None:
-        """All packages for the distribution are wanted if one is: which of them a host lacks is apt's to find out."""
+        """The packages and what they depend on; apt decides on the host which of them it lacks."""
         platforms = {f"{needs.distribution}/{architecture}" for architecture in (needs.platform.split("/")[1], "all")}
         debs = self.manifest.of("deb")
-        fitting = [item for item in debs if item.platform in platforms]
-        for name in sorted(set(needs.packages) - {item.name for item in fitting}):
+        fitting = {item.name: item for item in debs if item.platform in platforms}
+        for name in sorted(set(needs.packages) - set(fitting)):
             others = sorted({item.platform for item in debs if item.name == name})
             text = f"{MANIFEST} does not name it"
             if others:
                 text = f"needed for {needs.distribution}; the bundle holds it for {', '.join(others)}"
             self.problem("wrong platform" if others else "missing", f"deb {name}", text, ADD)
-        for item in fitting:
+        chosen, missing = debian.closure(
+            needs.packages,
+            {name: item.depends for name, item in fitting.items()},
+            {name: item.provides for name, item in fitting.items()},
+            needs.installed,
+        )
+        for name, dependent in sorted(missing.items()) if needs.installed else ():
+            text = f"neither in the bundle for {needs.distribution} nor installed on the head; needed by {dependent}"
+            self.problem("missing", f"deb {name}", text, ADD)
+        for name in sorted(chosen):
+            item = fitting[name]
             self.held_debs[item.files[0].path] = item.files[0].digest
             self._want(f"deb {item.name} {item.version}", item.files[0], self._verify_file)
 

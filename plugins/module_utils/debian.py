@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 #: What dpkg-query prints for `parse_status`: one package a line.
-STATUS_FORMAT = "${Package}\\t${db:Status-Status}\\t${db:Status-Eflag}\\n"
+STATUS_FORMAT = "${Package}\\t${db:Status-Status}\\t${db:Status-Eflag}\\t${Provides}\\n"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
 
 class PackageError(Exception):
@@ -33,19 +36,63 @@ def distribution(os_release: str) -> str:
     return f"{name}-{version}" if name and version else ""
 
 
-def parse_status(text: str) -> dict[str, bool]:
-    """Package -> whether it is installed, configured and whole, from dpkg-query's output in STATUS_FORMAT."""
-    whole: dict[str, bool] = {}
+def parse_status(text: str) -> dict[str, list[str]]:
+    """Packages that are installed, configured and whole, each with what it provides.
+
+    `text` is dpkg-query's output in STATUS_FORMAT.
+    """
+    whole: dict[str, list[str]] = {}
     for line in text.splitlines():
         name, _, rest = line.partition("\t")
+        status, _, rest = rest.partition("\t")
+        flag, _, provides = rest.partition("\t")
         # A package may be there for several architectures; one that is whole serves.
-        whole[name] = whole.get(name, False) or rest.split("\t") == ["installed", "ok"]
+        if (status, flag) == ("installed", "ok"):
+            whole[name] = [provided for group in alternatives(provides) for provided in group]
     return whole
 
 
-def lacking(wanted: Iterable[str], whole: Mapping[str, bool]) -> list[str]:
+def lacking(wanted: Iterable[str], whole: Iterable[str]) -> list[str]:
     """Wanted packages that are not installed, or not to the end, sorted."""
-    return sorted({name for name in wanted if not whole.get(name)})
+    return sorted(set(wanted) - set(whole))
+
+
+def alternatives(relation: str) -> list[list[str]]:
+    """Names in a field such as Depends: any one of each group satisfies it.
+
+    Versions are left out: whether they fit is for apt to say.
+    """
+    groups = ([_NAME.match(option.strip()) for option in group.split("|")] for group in relation.split(","))
+    return [found for group in groups if (found := [match[0] for match in group if match])]
+
+
+def closure(
+    wanted: Iterable[str], depends: Mapping[str, str], provides: Mapping[str, str], installed: Iterable[str]
+) -> tuple[set[str], dict[str, str]]:
+    """What a host needs for `wanted` out of the packages that there are.
+
+    `depends` and `provides`: package -> that field of it. `installed`: names that the host has. Returns the packages,
+    and what is neither there nor installed with the package that depends on it. A package that is there is taken even
+    if the host has one of that name, perhaps an older one.
+    """
+    sources: dict[str, str] = {name: name for name in depends}
+    for name, field in provides.items():
+        for provided in (name for group in alternatives(field) for name in group):
+            sources.setdefault(provided, name)
+    present, needed, missing = set(installed), set(), {}
+    left = [name for name in wanted if name in depends]
+    while left:
+        name = left.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        for group in alternatives(depends[name]):
+            there = [sources[option] for option in group if option in sources]
+            if there:
+                left.append(there[0])
+            elif not present.intersection(group):
+                missing[" or ".join(group)] = name
+    return needed, missing
 
 
 def packages_index(debs: Iterable[Deb]) -> str:

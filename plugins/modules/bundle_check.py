@@ -57,6 +57,13 @@ options:
       - Distribution and release that the Debian packages are for, such as V(debian-13). Required with O(packages).
     type: str
     default: ''
+  installed:
+    description:
+      - Names of the Debian packages that the hosts have, and what these provide. With it, what O(packages) depend on
+        must be in the bundle or among these.
+    type: list
+    elements: str
+    default: []
   platform:
     description: Platform of the nodes.
     type: str
@@ -222,6 +229,7 @@ def main() -> None:
             "python_versions": {"type": "list", "elements": "str", "default": []},
             "packages": {"type": "list", "elements": "str", "default": []},
             "distribution": {"type": "str", "default": ""},
+            "installed": {"type": "list", "elements": "str", "default": []},
             "platform": {"type": "str", "default": "linux/amd64"},
             "memory": {"type": "path"},
             "archives": {"type": "path"},
@@ -245,6 +253,7 @@ def main() -> None:
         interpreters=tuple(params["python_versions"]),
         packages=tuple(params["packages"]),
         distribution=params["distribution"],
+        installed=tuple(params["installed"]),
         platform=params["platform"],
     )
     memory = VerifiedFiles(Path(params["memory"]) if params["memory"] else None)

@@ -63,6 +63,13 @@ missing:
   type: list
   elements: str
   returned: success
+installed:
+  description:
+    - Names of all packages that are installed, and what these provide. Only with O(state=query) and if something is
+      missing.
+  type: list
+  elements: str
+  returned: success
 distribution:
   description: The host's distribution and release, such as V(debian-13).
   type: str
@@ -108,12 +115,9 @@ class Host:
             raise PackageError(f"'{command[0]}' failed (exit code {code}): {' '.join(said[-6:]) or 'no output'}")
         return out
 
-    def missing(self, wanted: list[str]) -> list[str]:
-        """Wanted packages that are not installed to the end."""
-        # It fails where it does not know a name, after it has printed the others.
-        command = ["dpkg-query", "--show", f"--showformat={debian.STATUS_FORMAT}", *wanted]
-        _, out, _ = self._module.run_command(command, environ_update=QUIET)
-        return debian.lacking(wanted, debian.parse_status(out))
+    def installed(self) -> dict[str, list[str]]:
+        """Packages that are installed to the end, each with what it provides."""
+        return debian.parse_status(self.run("dpkg-query", "--show", f"--showformat={debian.STATUS_FORMAT}"))
 
     def complete(self, timeout: float) -> None:
         """Configure what a killed installation left unpacked."""
@@ -201,9 +205,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     host = Host(module)
     archive = Path(params["archive"]) if params["archive"] else None
     left_over = archive is not None and archive.exists()
-    missing = host.missing(wanted)
+    installed = host.installed()
+    missing = debian.lacking(wanted, installed)
     result: dict[str, Any] = {
         "missing": missing,
+        "installed": [],
         "distribution": debian.distribution(OS_RELEASE.read_text(encoding="utf-8")),
         "correct": not (missing or left_over),
         "changed": bool(missing or left_over) and params["state"] == "present",
@@ -212,15 +218,17 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             "after": "".join(f"package {name} installed\n" for name in missing),
         },
     }
+    if params["state"] == "query" and missing:
+        result["installed"] = sorted({*installed, *(name for provided in installed.values() for name in provided)})
     if not result["changed"] or module.check_mode:
         return result
     if missing and not left_over:
         raise PackageError(f"not installed: {', '.join(missing)}; give an archive that holds them")
     host.complete(params["lock_timeout"])
-    if host.missing(wanted):
+    if debian.lacking(wanted, host.installed()):
         with repository(host, archive, files) as folder:
             host.install(wanted, folder, params["lock_timeout"])
-        left = host.missing(wanted)
+        left = debian.lacking(wanted, host.installed())
         if left:
             raise PackageError(f"apt ended well, but these are still not installed: {', '.join(left)}; see 'dpkg -l'")
     archive.unlink()

@@ -131,6 +131,7 @@ class Bundle:
                     "version": "1",
                     "distribution": "debian-13",
                     "architecture": architecture,
+                    **({"depends": "nginx-common (= 1), libc6 (>= 2.38)"} if name == "nginx" else {}),
                     **self.described(f"debs/{name}_1_{architecture}.deb"),
                 }
                 for name, architecture in (("nginx", "amd64"), ("nginx-common", "all"))

@@ -157,6 +157,16 @@ def test_what_a_wheel_needs_is_needed_too(bundle):
     assert "needed by demo 1.0" in problem.text
 
 
+def test_what_a_package_needs_is_needed_too(bundle):
+    bundle.manifest["debs"].pop()
+    bundle.write()
+    (problem,) = check(bundle, installed=("libc6",)).fatal
+    assert (problem.category, problem.subject) == ("missing", "deb nginx-common")
+    assert "needed by nginx" in problem.text
+    assert check(bundle, installed=("libc6", "nginx-common")).fatal == []
+    assert check(bundle).fatal == [], "nobody says what the hosts have"
+
+
 @pytest.mark.parametrize("where", ["manifest", "configuration"])
 def test_the_wrong_platform_is_named(bundle, where):
     if where == "manifest":

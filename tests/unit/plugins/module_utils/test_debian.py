@@ -22,19 +22,59 @@ def test_a_distribution_is_named_with_its_release(text, expected):
 @pytest.mark.parametrize(
     ("status", "missing"),
     [
-        ("nginx\tinstalled\tok\n", []),
-        ("nginx\tunpacked\tok\n", ["nginx"]),
-        ("nginx\thalf-configured\tok\n", ["nginx"]),
-        ("nginx\ttriggers-awaited\tok\n", ["nginx"]),
-        ("nginx\tconfig-files\tok\n", ["nginx"]),
-        ("nginx\tinstalled\treinstreq\n", ["nginx"]),
-        ("nginx\tinstalled\tok\nnginx\tnot-installed\tok\n", []),  # of another architecture
-        ("nginx-common\tinstalled\tok\n", ["nginx"]),
+        ("nginx\tinstalled\tok\thttpd, nginx-abi\n", []),
+        ("nginx\tunpacked\tok\t\n", ["nginx"]),
+        ("nginx\thalf-configured\tok\t\n", ["nginx"]),
+        ("nginx\ttriggers-awaited\tok\t\n", ["nginx"]),
+        ("nginx\tconfig-files\tok\t\n", ["nginx"]),
+        ("nginx\tinstalled\treinstreq\t\n", ["nginx"]),
+        ("nginx\tinstalled\tok\t\nnginx\tnot-installed\tok\t\n", []),  # of another architecture
+        ("nginx-common\tinstalled\tok\t\n", ["nginx"]),
         ("", ["nginx"]),
     ],
 )
 def test_what_is_not_installed_to_the_end_is_lacking(status, missing):
     assert debian.lacking(["nginx"], debian.parse_status(status)) == missing
+
+
+def test_what_packages_provide_is_read():
+    assert debian.parse_status("exim4\tinstalled\tok\tmail-transport-agent, default-mta (= 1)\n") == {
+        "exim4": ["mail-transport-agent", "default-mta"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("relation", "groups"),
+    [
+        ("", []),
+        ("libc6 (>= 2.38)", [["libc6"]]),
+        ("nginx-common (= 1-2), iproute2", [["nginx-common"], ["iproute2"]]),
+        ("debconf (>= 0.5) | debconf-2.0, python3:any", [["debconf", "debconf-2.0"], ["python3"]]),
+        ("libstdc++6 [amd64], , a1", [["libstdc++6"], ["a1"]]),
+    ],
+)
+def test_a_field_of_relations_is_read(relation, groups):
+    assert debian.alternatives(relation) == groups
+
+
+DEPENDS = {"nginx": "nginx-common, libssl3t64 | libssl, httpd-helper", "nginx-common": "", "helper": "nginx", "x": ""}
+PROVIDES = {"helper": "httpd-helper"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "installed", "needed", "missing"),
+    [
+        (["nginx"], ["libssl3t64"], {"nginx", "nginx-common", "helper"}, {}),
+        (["nginx"], ["libssl"], {"nginx", "nginx-common", "helper"}, {}),
+        (["nginx"], [], {"nginx", "nginx-common", "helper"}, {"libssl3t64 or libssl": "nginx"}),
+        (["x"], [], {"x"}, {}),
+        (["x"], ["x"], {"x"}, {}),
+        (["ufw"], [], set(), {}),
+        ([], [], set(), {}),
+    ],
+)
+def test_what_packages_need_in_turn_is_found(wanted, installed, needed, missing):
+    assert debian.closure(wanted, DEPENDS, PROVIDES, installed) == (needed, missing)
 
 
 def test_an_index_has_a_paragraph_for_each_file_with_its_place():

@@ -531,7 +531,7 @@ def test_long_work_tells_how_far_it_is(tmp_path, folder):
         chosen = image_selection(core.Bundle(folder, archives), [JHUB], "linux/amd64")
         write_images(sink, chosen, (), lambda *step: told.append(step))
     assert {what for what, _, _ in told} == {"reading x.tar.gz", "verifying", "writing an archive of images"}
-    assert all(0 <= done for _, done, _ in told)
+    assert all(done >= 0 for _, done, _ in told)
     assert {total for what, _, total in told if what.startswith("reading")} == {path.stat().st_size}
     finished = [(done, total) for what, done, total in told if what == "verifying"][-1]
     assert finished[0] == finished[1]

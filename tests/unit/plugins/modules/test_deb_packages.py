@@ -15,7 +15,7 @@ DEBS = {"nginx_1_amd64.deb": b"the server", "nginx-common_1_all.deb": b"its file
 FILES = {name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in DEBS.items()}
 
 SCRIPTS = {
-    "dpkg-query": 'cat "$FAKE/status"; exit 1',  # it does not know every name it was asked for
+    "dpkg-query": 'cat "$FAKE/status"',
     "dpkg": 'echo "dpkg $* locked=$DPKG_FRONTEND_LOCKED" >>"$FAKE/log"',
     "dpkg-deb": 'n=${2##*/}; echo "Package: ${n%%_*}"; echo "Version: 1"',
     "apt-get": """
@@ -24,7 +24,7 @@ SCRIPTS = {
         case "$*" in
             *update*) cp "${list%/*}/Packages" "$list" "$FAKE" ;;
             *install*) test -e "$FAKE/refuses" && { echo "E: Unable to correct problems" >&2; exit 100; }
-                       test -e "$FAKE/idle" || printf 'nginx\\tinstalled\\tok\\n' >"$FAKE/status" ;;
+                       test -e "$FAKE/idle" || printf 'nginx\\tinstalled\\tok\\t\\n' >"$FAKE/status" ;;
         esac""",
 }
 
@@ -35,7 +35,7 @@ def host(tmp_path, monkeypatch):
     for name, script in SCRIPTS.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "status").write_text("nginx\tnot-installed\tok\n")
+    (tmp_path / "status").write_text("libc6\tinstalled\tok\tlibc\nnginx\tnot-installed\tok\t\n")
     (tmp_path / "log").write_text("")
     (tmp_path / "os-release").write_text("ID=debian\nVERSION_ID=13\n")
     (tmp_path / "packages.tar").write_bytes(bundles.tar_of(DEBS))
@@ -79,9 +79,13 @@ def test_looking_changes_nothing(host, arguments):
     assert (host / "packages.tar").read_bytes() == before
 
 
+def test_a_query_tells_what_the_host_has(host):
+    assert packages(host, state="query")["installed"] == ["libc", "libc6"]
+
+
 def test_what_a_killed_run_left_is_completed(host):
     """Everything is installed, but the archive is still there: nobody knows how far dpkg came."""
-    (host / "status").write_text("nginx\tinstalled\tok\n")
+    (host / "status").write_text("nginx\tinstalled\tok\t\n")
     left = host / ".packages.tar.repository"
     left.mkdir()
     assert packages(host, state="query")["correct"] is False
