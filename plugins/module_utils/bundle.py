@@ -478,6 +478,8 @@ class _Checker:
             file, verify = job
             try:
                 verify(file)
+            except MissingFileError as error:
+                return ("corrupt", "does not hold it") if file.path in self.bundle.hand_made else _verdict(error)
             except (LayoutError, OSError) as error:
                 return _verdict(error)
             return None

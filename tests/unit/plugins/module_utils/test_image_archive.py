@@ -399,6 +399,13 @@ def lying(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
     return member.tobuf(tarfile.GNU_FORMAT) + b"x" * 2048
 
 
+def endless(content: bytes, more: bytes = b"") -> bytes:
+    """A tar without its end, or with something else in its place."""
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        last = tar.getmembers()[-1]
+    return content[: last.offset_data + -(-last.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE] + more
+
+
 LAYER_FILE = bundles.digest(LAYERS[1])[7:] + ".tar"
 CONFIG_FILE = bundles.digest(bundles.configuration(LAYERS))[7:] + ".json"
 LINK = {"type": tarfile.SYMTYPE}
@@ -419,7 +426,8 @@ HOSTILE = [
     ("nothing", b"", "damaged or cut off"),
     ("no tar", b"no archive at all" * 100, "damaged or cut off"),
     ("cut off in a layer", tar_of(whole())[:3000], "damaged or cut off"),
-    ("cut off between members", tar_of(whole())[:-10240], "damaged or cut off"),
+    ("cut off between members", endless(tar_of(whole())), "no end of the archive"),
+    ("garbage for a header", endless(tar_of(whole()), b"garbage!" * 1280), "no end of the archive"),
     ("a folder of files", tar_of({"README": b"hello"}), "holds no images"),
     ("Docker before 1.10", tar_of({"repositories": b"{}", "x/layer.tar": b"x"}), "Docker before 1.10"),
     ("no JSON", tar_of(whole(**{"manifest.json": b"[{"})), "not JSON"),
@@ -473,6 +481,15 @@ def test_a_layer_that_is_not_what_its_configuration_says_is_refused(folder, arch
     assert "has the digest" in problem.text
     with pytest.raises(oci.LayoutError):
         export(folder, archives)
+
+
+def test_a_layer_that_a_layout_does_not_hold_is_named(tmp_path, folder, archives):
+    writer = bundles.LayoutWriter(tmp_path / "layout")
+    writer.name("myorg/pytorch-jhub:24.10", writer.manifest(LAYERS))
+    writer.file(bundles.digest(LAYERS[0])).unlink()
+    (folder / "x.tar").write_bytes(tar_of(tree(tmp_path / "layout")))
+    (problem,) = check(folder, archives).fatal
+    assert (problem.text, problem.file, problem.digest) == ("does not hold it", "x.tar", bundles.digest(LAYERS[0]))
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path, folder, archives):
