@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from .atomic_file import replacement
-from .bundle import Bundle, BundleError, ContradictionError, File, Manifest, find_image
+from .bundle import Bundle, ContradictionError, find_image
+from .bundle_manifest import BundleError, File, Manifest
 from .image_reference import normalise
 from .oci import (
     ArchiveImage,

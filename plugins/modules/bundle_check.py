@@ -153,6 +153,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import bundle, progress, zstd
+from ..module_utils.bundle_manifest import BundleError
 from ..module_utils.image_archive import Archives
 from ..module_utils.image_reference import ImageReferenceError, normalise
 from ..module_utils.verified_files import VerifiedFiles
@@ -261,7 +262,7 @@ def main() -> None:
         tell = progress.of(params["progress"])
         archives = Archives(Path(params["archives"]) if params["archives"] else None, zstd.opener(), tell)
         holding = bundle.check(folder, needs, memory, archives, tell)
-    except (bundle.BundleError, WheelError) as error:
+    except (BundleError, WheelError) as error:
         module.fail_json(msg=str(error))
     result = describe(folder, needs, holding)
     if not result["complete"] and not params["report_only"]:

@@ -81,7 +81,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import bundle_archive as archive
 from ..module_utils import progress, zstd
-from ..module_utils.bundle import Bundle, BundleError, load
+from ..module_utils.bundle import Bundle
+from ..module_utils.bundle_manifest import BundleError, load
 from ..module_utils.image_archive import Archives, SpaceError
 from ..module_utils.image_reference import ImageReferenceError
 from ..module_utils.oci import LayoutError

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from ansible_collections.gpuhub.platform.plugins.module_utils import bundle as product
+from ansible_collections.gpuhub.platform.plugins.module_utils.bundle_manifest import KINDS
 from pip._internal.models.index import PyPI
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -77,7 +78,7 @@ def sha256(file: Path) -> str:
 def test_every_file_is_what_the_manifest_says(folder: Path, manifest: dict) -> None:
     assert manifest["schema"] == 1
     assert {snap["name"] for snap in manifest["snaps"]} == set(catalogue.load()["microk8s"]["snaps"])
-    for kind in product.KINDS.values():
+    for kind in KINDS.values():
         assert manifest[kind], f"the bundle holds no {kind}"
         for item in manifest[kind]:
             file = folder / item["file"]
@@ -87,7 +88,7 @@ def test_every_file_is_what_the_manifest_says(folder: Path, manifest: dict) -> N
 
 
 def test_manifest_names_every_file(folder: Path, manifest: dict) -> None:
-    named = {item["file"] for kind in product.KINDS.values() for item in manifest[kind]}
+    named = {item["file"] for kind in KINDS.values() for item in manifest[kind]}
     named |= {snap["assertion"] for snap in manifest["snaps"]} | {"manifest.json"}
     present = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert {name for name in present if not name.startswith("oci/")} == named

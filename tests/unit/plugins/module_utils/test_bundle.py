@@ -8,6 +8,7 @@ import os
 
 import pytest
 from ansible_collections.gpuhub.platform.plugins.module_utils import bundle as core
+from ansible_collections.gpuhub.platform.plugins.module_utils import bundle_manifest
 from ansible_collections.gpuhub.platform.plugins.module_utils.verified_files import VerifiedFiles
 
 from . import bundles
@@ -278,28 +279,28 @@ def remove(*path):
 def test_a_wrong_manifest_is_refused_with_its_field(bundle, apply, value, words):
     document = copy.deepcopy(bundle.manifest)
     apply(document, value)
-    with pytest.raises(core.BundleError) as caught:
-        core.parse_manifest(json.dumps(document))
+    with pytest.raises(bundle_manifest.BundleError) as caught:
+        bundle_manifest.parse_manifest(json.dumps(document))
     assert words in str(caught.value)
     assert str(caught.value).startswith("manifest.json: ")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"schema": 1, "images": [', "[" * 100_000])
 def test_what_is_no_manifest_is_refused(content):
-    with pytest.raises(core.BundleError, match=r"manifest\.json"):
-        core.parse_manifest(content)
+    with pytest.raises(bundle_manifest.BundleError, match=r"manifest\.json"):
+        bundle_manifest.parse_manifest(content)
 
 
 def test_one_name_with_two_digests_is_refused(bundle):
     bundle.manifest["images"].append({**bundle.manifest["images"][0], "digest": bundle.digests[HUB]})
-    with pytest.raises(core.BundleError, match="has two digests"):
-        core.parse_manifest(json.dumps(bundle.manifest))
+    with pytest.raises(bundle_manifest.BundleError, match="has two digests"):
+        bundle_manifest.parse_manifest(json.dumps(bundle.manifest))
 
 
 def test_no_bundle_is_said_with_its_place(tmp_path):
     for folder in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(core.BundleError, match="there is no bundle here") as caught:
-            core.load(folder)
+        with pytest.raises(bundle_manifest.BundleError, match="there is no bundle here") as caught:
+            bundle_manifest.load(folder)
         assert str(folder) in str(caught.value)
 
 

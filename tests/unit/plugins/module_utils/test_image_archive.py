@@ -22,6 +22,7 @@ from ansible_collections.gpuhub.platform.plugins.module_utils import (
     zstd,
 )
 from ansible_collections.gpuhub.platform.plugins.module_utils.bundle_archive import image_selection, write_images
+from ansible_collections.gpuhub.platform.plugins.module_utils.bundle_manifest import BundleError
 from ansible_collections.gpuhub.platform.plugins.module_utils.image_archive import Archives
 from ansible_collections.gpuhub.platform.plugins.module_utils.verified_files import VerifiedFiles, file_state
 
@@ -209,7 +210,7 @@ def test_two_images_of_one_name_are_a_contradiction_that_names_both(folder, arch
     assert problem.category == "contradictory"
     for name in ("a.tar", "b.tar"):
         assert name in problem.text
-    with pytest.raises(core.BundleError, match=r"a\.tar .* and b\.tar"):
+    with pytest.raises(BundleError, match=r"a\.tar .* and b\.tar"):
         export(folder, archives)
 
 
@@ -275,6 +276,21 @@ def test_an_archive_that_changed_is_read_again(folder, archives, monkeypatch):
     seen = reads(monkeypatch)
     assert check(folder, archives).images[JHUB].digest != before
     assert len(seen) == 1
+
+
+def test_an_archive_that_is_still_being_copied_is_said(folder, archives, monkeypatch):
+    path = put(folder)
+    original = image_archive.read_archive
+
+    def read(*arguments):
+        contents = original(*arguments)
+        os.utime(path)
+        return contents
+
+    monkeypatch.setattr(image_archive, "read_archive", read)
+    assert any("changed while it was read" in problem.text for problem in check(folder, archives).fatal)
+    monkeypatch.undo()
+    assert check(folder, archives).problems == []
 
 
 @pytest.mark.parametrize("ending", ["tar", "tar.gz"])
@@ -344,7 +360,7 @@ def test_a_broken_memory_is_no_memory(tmp_path, folder, archives):
 def test_no_room_to_unpack_is_said_before_anything_is_written(tmp_path, folder, archives, monkeypatch):
     put(folder, "x.tar.gz")
     monkeypatch.setattr(image_archive, "MARGIN", 10**18)
-    with pytest.raises(core.BundleError, match=r"x\.tar\.gz is compressed: .* make room"):
+    with pytest.raises(BundleError, match=r"x\.tar\.gz is compressed: .* make room"):
         check(folder, archives)
     assert [file.name for file in (tmp_path / "cache/blobs").iterdir()] == [".lock"]
 
