@@ -357,6 +357,27 @@ def test_a_broken_memory_is_no_memory(tmp_path, folder, archives):
         assert check(folder, archives).problems == []
 
 
+def test_what_was_hashed_while_it_was_unpacked_is_not_hashed_again(tmp_path, folder, archives, monkeypatch):
+    put(folder, "x.tar.gz")
+    sizes, original = [], oci.hash_stream
+
+    def measure(stream):
+        content = stream.read()
+        sizes.append(len(content))
+        return original(io.BytesIO(content))
+
+    monkeypatch.setattr(oci, "hash_stream", measure)
+    assert check(folder, archives, memory=tmp_path / "verified.json").problems == []
+    assert sizes, "the control: manifest and configuration are"
+    assert max(sizes) < min(len(content) for content in LAYERS)
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_an_export_needs_no_check_before_it(folder, archives, ending):
+    put(folder, f"x.{ending}")
+    assert [image.reference for image in export(folder, archives)] == [JHUB]
+
+
 def test_no_room_to_unpack_is_said_before_anything_is_written(tmp_path, folder, archives, monkeypatch):
     put(folder, "x.tar.gz")
     monkeypatch.setattr(image_archive, "MARGIN", 10**18)
