@@ -426,7 +426,6 @@ class _Checker:
                 wanted.setdefault(normalise(reference), reason)
             except ImageReferenceError as error:
                 self.problem("missing", f"image {reference}", str(error), f"correct the name; needed by {reason}")
-        asked_for = {name for reference in wanted for name in (reference, reference.partition("@")[0])}
         for reference, reason in wanted.items():
             try:
                 image = self.bundle.find(reference, needs.platform)
@@ -445,19 +444,20 @@ class _Checker:
             self.problem("corrupt", f"archive {name}", error.problem, SAVE_AGAIN, file=name)
         used = {(self.archives[reference], image.digest) for reference, image in self.held.items()}
         for reference, images_of_name in sorted(self.bundle.images.items()):
+            asked_for = [name for name in wanted if name == reference or name.startswith(f"{reference}@")]
             for image in images_of_name:
-                if (image.archive, image.digest) not in used:
-                    self._unused(image, reference in asked_for)
+                if (image.archive, image.digest) in used:
+                    continue
+                if not reference:
+                    text = "an image without a name: save it by its name, not by its number"
+                    self._unused(f"image in {image.archive}", text, image)
+                elif not asked_for:
+                    self._unused(f"image {reference}", NOT_NEEDED, image)
+                elif all(name in self.held for name in asked_for):  # or else it is in the report already
+                    self._unused(f"image {reference}", "another of this name is taken", image)
 
-    def _unused(self, image: BundledImage, asked_for: bool) -> None:
-        if not image.reference:
-            text = "an image without a name: save it by its name, not by its number"
-            self.problem("superfluous", f"image in {image.archive}", text, "", image.digest, image.archive)
-        elif not asked_for:
-            self.problem("superfluous", f"image {image.reference}", NOT_NEEDED, "", image.digest, image.archive)
-        elif image.archive in self.bundle.hand_made:
-            # The same as another, for another platform, or wrong in a way that is reported already.
-            self.problem("superfluous", f"image {image.reference}", "not taken", "", image.digest, image.archive)
+    def _unused(self, subject: str, text: str, image: BundledImage) -> None:
+        self.problem("superfluous", subject, text, "", image.digest, image.archive)
 
     def _image(self, reference: str, bundled: BundledImage, platform: str) -> None:
         subject = f"image {reference}"

@@ -200,13 +200,20 @@ def test_an_image_for_other_machines_is_named(folder, archives):
 def test_of_two_platforms_the_fitting_one_is_taken(folder, archives):
     put(folder, "arm.tar", architecture="arm64")
     put(folder, "intel.tar")
-    assert check(folder, archives).archives == {JHUB: "intel.tar"}
+    holding = check(folder, archives)
+    assert holding.archives == {JHUB: "intel.tar"}
+    (problem,) = holding.problems
+    assert (problem.category, problem.file, problem.text) == (
+        "superfluous",
+        "arm.tar",
+        "another of this name is taken",
+    )
 
 
 def test_two_images_of_one_name_are_a_contradiction_that_names_both(folder, archives):
     put(folder, "a.tar")
     put(folder, "b.tar", {"myorg/pytorch-jhub:24.10": [layer("another")]})
-    (problem,) = check(folder, archives).fatal
+    (problem,) = check(folder, archives).problems
     assert problem.category == "contradictory"
     for name in ("a.tar", "b.tar"):
         assert name in problem.text
