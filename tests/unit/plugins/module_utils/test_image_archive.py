@@ -10,6 +10,7 @@ import lzma
 import os
 import tarfile
 from collections.abc import Callable
+from random import Random
 
 import pytest
 import zstandard
@@ -596,3 +597,55 @@ def test_long_work_tells_how_far_it_is(tmp_path, folder):
     assert {total for what, _, total in told if what.startswith("reading")} == {path.stat().st_size}
     finished = [(done, total) for what, done, total in told if what == "verifying"][-1]
     assert finished[0] == finished[1]
+
+
+# ---- whatever happens to an archive
+
+
+def damaged(content: bytes, random: Random) -> bytes:
+    """`content` with one fault: bits flipped, cut off, a piece repeated, moved, or overwritten."""
+    changed = bytearray(content)
+    kind = random.randrange(5)
+    one, other = sorted(random.sample(range(len(content)), 2))
+    if kind == 0:
+        for _ in range(random.randint(1, 8)):
+            changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)
+    elif kind == 1:
+        del changed[one:]
+    elif kind == 2:
+        changed[one:one] = content[one:other]
+    elif kind == 3:
+        changed = changed[other:] + changed[:other]
+    else:
+        changed[one:other] = random.randbytes(other - one)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.zst"])
+@pytest.mark.parametrize("form", ["docker", "layout"])
+def test_no_damage_is_taken_for_the_image(tmp_path, folder, ending, form):
+    """Refused, or harmless: what is taken has the very digests of the image as it was."""
+    if form == "docker":
+        files = docker_files({"myorg/pytorch-jhub:24.10": LAYERS}, legacy=True)
+    else:
+        writer = bundles.LayoutWriter(tmp_path / "layout")
+        writer.name("myorg/pytorch-jhub:24.10", writer.manifest(LAYERS))
+        files = tree(tmp_path / "layout")
+    path = folder / f"x.{ending}"
+    # Half of the faults are planted before compression, whose own checksum would find them before we do.
+    plain = tar_of(files)
+    path.write_bytes(COMPRESSIONS[ending](plain))
+    whole_image = check(folder, Archives(tmp_path / "first", zstd.opener())).images[JHUB]
+    cases, refused = 170, 0
+    for seed in range(cases):
+        random = Random(f"{form} {ending} {seed}")
+        inside = damaged(plain, random) if seed % 2 else plain
+        content = COMPRESSIONS[ending](inside)
+        path.write_bytes(content if seed % 2 else damaged(content, random))
+        holding = check(folder, Archives(tmp_path / f"cache{seed}", zstd.opener()))
+        if holding.fatal:
+            refused += 1
+            assert holding.images == {}, seed
+        else:
+            assert holding.images[JHUB] == whole_image, seed
+    assert refused > cases // 2, "the control: most damage is refused"
