@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: catalogue
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 version_added: 0.1.0
 short_description: A component's version or images from the collection's catalogue
 description:

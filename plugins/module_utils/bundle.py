@@ -318,7 +318,7 @@ class _Checker:
                 self.progress("verifying", done, total)
         found = [
             Problem(result[0], subject, file.digest, file.path, result[1], self._cure(file.path))
-            for ((file, _), subjects), result in results
+            for ((file, _verify), subjects), result in results
             if result is not None
             for subject in subjects
         ]
@@ -527,7 +527,7 @@ def find_image(layout: Layout, bundled: BundledImage, reference: str, platform: 
     """
     named = entries(layout)
     of_name = [descriptor for name, descriptor in named if name == bundled.reference]
-    candidates = [descriptor for _, descriptor in named if descriptor.get("digest") == bundled.digest] or of_name
+    candidates = [descriptor for _name, descriptor in named if descriptor.get("digest") == bundled.digest] or of_name
     wanted = parse(reference).digest
     for descriptor in candidates:
         for image in resolve(layout, descriptor, ""):

@@ -176,7 +176,7 @@ class SmokeTest:
 
 def brief(body: str) -> str:
     """Return an HTTP answer's body as one short line; of a page only its text, of the hub's error page the error."""
-    _, heading, rest = body.partition('<div class="error">')
+    _before, heading, rest = body.partition('<div class="error">')
     text = re.sub(r"<[^>]+>", " ", rest if heading else re.sub(r"(?s)<(script|style|head)\b.*?</\1>", " ", body))
     return " ".join(text.split())[:300]
 

@@ -79,7 +79,7 @@ def parse_arguments(text: str) -> dict[str, str]:
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
-        flag, _, value = line.partition("=") if "=" in line.split()[0] else line.partition(" ")
+        flag, _separator, value = line.partition("=") if "=" in line.split()[0] else line.partition(" ")
         flags[flag] = value.strip().strip('"')
     return flags
 

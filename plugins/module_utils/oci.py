@@ -390,8 +390,8 @@ def archive_index(chosen: Iterable[ArchiveImage]) -> bytes:
     """index.json of an archive: one manifest for each image, sorted, with its reference in both annotations."""
     manifests = []
     for image in sorted((item.image for item in chosen), key=lambda image: image.reference):
-        os_name, _, architecture = image.platform.partition("/")
-        architecture, _, variant = architecture.partition("/")
+        os_name, _slash, architecture = image.platform.partition("/")
+        architecture, _slash, variant = architecture.partition("/")
         platform = {"architecture": architecture, "os": os_name}
         if variant:
             platform["variant"] = variant

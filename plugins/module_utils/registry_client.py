@@ -211,8 +211,7 @@ def validate_wanted(images: Mapping[str, object]) -> dict[str, tuple[ImageRefere
             raise RegistryError(f"images[{text!r}]: {digest!r} is not a digest (sha256: and 64 digits)")
         try:
             reference = parse(text)
-            # Called for its refusal.
-            assert reference.mirror_repository
+            reference.mirror_repository  # noqa: B018  read for its refusal
         except ImageReferenceError as error:
             raise RegistryError(f"images: {error}") from error
         wanted[str(reference)] = (reference, str(digest))

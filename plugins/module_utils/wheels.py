@@ -186,7 +186,7 @@ def choose(wheels: Mapping[Wheel, Metadata], interpreter: Interpreter) -> dict[s
         candidate = (release(wheel.version), fit, wheel)
         if wheel.name not in chosen or candidate[:2] > chosen[wheel.name][:2]:
             chosen[wheel.name] = candidate
-    return {name: wheel for name, (_, _, wheel) in sorted(chosen.items())}
+    return {name: wheel for name, (_release, _fit, wheel) in sorted(chosen.items())}
 
 
 def _python_allowed(specifier: str, python: str) -> bool:

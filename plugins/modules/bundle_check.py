@@ -12,7 +12,7 @@ description:
   - Names everything that is missing, corrupt, for the wrong platform or superfluous in one report. What is superfluous
     is no error.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes.read_only
 options:

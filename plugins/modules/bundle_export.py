@@ -10,7 +10,7 @@ description:
   - Writes images of a bundle as one OCI archive, or other files of it as one tar, to be sent to a host in one transfer.
   - Equal contents give equal bytes. Every file is hashed on its way, so that a damaged one never leaves the bundle.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 attributes:

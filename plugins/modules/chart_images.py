@@ -10,7 +10,7 @@ description:
   - Renders a chart with C(helm template), which needs no cluster and no network, and returns the images of all Pods in
     it, those of init containers and those that JupyterHub's chart hides in its Secret included.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes.read_only
 options:
@@ -79,8 +79,9 @@ from ..module_utils.image_reference import ImageReferenceError, normalise
 
 try:
     import yaml
+
+    YAML_ERROR = None
 except ImportError:
-    yaml = None
     YAML_ERROR = traceback.format_exc()
 
 
@@ -127,7 +128,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if yaml is None:
+    if YAML_ERROR:
         module.fail_json(msg=missing_required_lib("PyYAML"), exception=YAML_ERROR)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     with tempfile.TemporaryDirectory(dir=module.tmpdir) as folder:

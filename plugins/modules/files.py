@@ -11,7 +11,7 @@ description:
   - Does in one execution on the host what a loop over M(ansible.builtin.copy) does in one for each file.
   - A file is replaced as a whole, never seen half written.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:

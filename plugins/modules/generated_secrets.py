@@ -11,7 +11,7 @@ description:
   - A secret that exists is never changed. To rotate one, remove its file.
   - The result holds the secrets; give the task C(no_log) for that reason.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:
@@ -70,7 +70,7 @@ def generate(recipe: dict[str, Any]) -> str:
     if recipe.get("format", "hex") == "hex":
         return random_source.token_hex(int(recipe.get("bytes", 32)))
     if recipe["format"] == "password":
-        return "".join(random_source.choice(ALPHABET) for _ in range(int(recipe.get("length", 20))))
+        return "".join(random_source.choice(ALPHABET) for _position in range(int(recipe.get("length", 20))))
     raise ValueError(f"format '{recipe['format']}' is neither 'hex' nor 'password'")
 
 

@@ -13,7 +13,7 @@ description:
     are; the next deployment takes them over, because they carry the release's name.
   - Waits first for a Helm on this host that is still at work on the release, as one that outlived its Ansible.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
   - gpuhub.platform.kube

@@ -12,7 +12,7 @@ description:
     and stops the server.
   - When the server does not start, the error holds what the hub reported, such as the scheduler's and kubelet's events.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes.read_only
   - gpuhub.platform.kube

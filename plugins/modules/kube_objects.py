@@ -14,7 +14,7 @@ description:
   - Labels and annotations that others have put on an object are kept.
   - Values of Secrets are shown in a diff as short hashes only.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
   - gpuhub.platform.kube
@@ -96,7 +96,7 @@ def wanted_objects(params: dict[str, Any], cluster: kube.Cluster) -> list[kube.O
     if params["release"]:
         name, namespace = params["release"]["name"], params["release"]["namespace"]
         secrets = cluster.list("v1", "Secret", namespace=namespace, label_selector=f"owner=helm,name={name}")
-        _, _, manifest = newest_release(secrets)
+        _revision, _status, manifest = newest_release(secrets)
         items = [owned_by_release(item, name, namespace) for item in validate(kube.documents(manifest))]
         for item in items:
             if cluster.namespaced(item):

@@ -10,7 +10,7 @@ description:
   - Waits for the roll-outs of all workloads and for all nodes named, in one execution.
   - When the time is over it fails with what is missing, the state of the pods concerned and the last warnings.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes.read_only
   - gpuhub.platform.kube

@@ -9,7 +9,7 @@ short_description: What MicroK8s is on a host
 description:
   - Reads what later steps need to know about snaps and MicroK8s on a host, in one execution.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes.read_only
 """

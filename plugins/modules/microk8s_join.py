@@ -11,7 +11,7 @@ description:
   - Takes up a join that was killed half-way.
   - That the node is registered and Ready is to be verified on the head, by M(gpuhub.platform.kube_ready).
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:
@@ -61,7 +61,7 @@ def clear_killed_join(module: AnsibleModule) -> None:
     lock = LOCKS / "join-in-progress"
     if not lock.exists():
         return
-    code, _, _ = module.run_command(["pgrep", "-f", r"microk8s[- ]join|scripts/cluster/join"])
+    code, _out, _err = module.run_command(["pgrep", "-f", r"microk8s[- ]join|scripts/cluster/join"])
     if code:
         lock.unlink()
 

@@ -14,7 +14,7 @@ description:
   - Restarts a service that has been running since before its file changed, also when an earlier run was killed
     between the two, and starts one that does not run.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:
@@ -104,7 +104,7 @@ class Started(NamedTuple):
 def started(module: AnsibleModule, unit: str) -> Started | None:
     """The start that a unit is running from; None when it does not run."""
     show = ["systemctl", "show", unit, "--property=ActiveState,ActiveEnterTimestampMonotonic,InvocationID"]
-    _, out, _ = module.run_command(show)
+    _code, out, _err = module.run_command(show)
     values = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
     if values.get("ActiveState") not in ("active", "activating", "reloading"):
         return None
@@ -176,7 +176,7 @@ def main() -> None:
         diff.append({"before": "", "after": "".join(f"{unit} restarted\n" for unit in restart)})
     if not module.check_mode:
         if restart:
-            code, _, err = module.run_command(["systemctl", "restart", *restart])
+            code, _out, err = module.run_command(["systemctl", "restart", *restart])
             if code:
                 module.fail_json(msg=f"systemctl restart {' '.join(restart)} failed: {err.strip()}", edited=edited)
         starts = {unit: started(module, unit) for unit in units}

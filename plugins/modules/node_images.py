@@ -14,7 +14,7 @@ description:
   - An image is pinned by a label that containerd honours in its releases since the end of 2023, which all channels of
     MicroK8s from 1.30 on ship.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:

@@ -10,7 +10,7 @@ description:
   - Acknowledges the assertions and installs the files, in the order given, as C(snap download) wrote them.
   - A snap that is installed is left as it is. Updates are another module's work.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:
@@ -78,7 +78,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     snap = module.get_bin_path("snap", required=True)
-    _, listing, _ = module.run_command([snap, "list"])
+    _code, listing, _err = module.run_command([snap, "list"])
     present = parse_snap_list(listing)
     missing = [item for item in module.params["snaps"] if item["name"] not in present]
     names = [item["name"] for item in missing]

@@ -14,7 +14,7 @@ description:
     old one untouched.
   - Scripts of the wheels are not installed.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:
@@ -155,7 +155,7 @@ def build(module: AnsibleModule, folder: Path, archive: Path, wanted: dict[str, 
             wheels.unpack(Path(wheel.file), site_packages(folder))
     python = str(folder / "bin" / "python")
     for name in module.params["imports"]:
-        code, _, err = module.run_command([python, "-I", "-B", "-c", f"import {name}"])
+        code, _out, err = module.run_command([python, "-I", "-B", "-c", f"import {name}"])
         if code:
             said = err.strip().splitlines()
             raise WheelError(f"{name} cannot be imported from the wheels: {said[-1] if said else 'no reason given'}")

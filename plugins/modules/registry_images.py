@@ -13,7 +13,7 @@ description:
   - Layers that the registry has, in whatever repository, are not sent again. An image is right if its tag names the
     wanted digest and each of its blobs is there in full size.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:
@@ -109,7 +109,7 @@ def state_text(wanted: Wanted, wrong: Mapping[str, str]) -> str:
     """The wanted images as the registry has them, one a line, for a diff."""
     return "".join(
         f"{reference} {wrong.get(reference, digest)}\n"
-        for reference, (_, digest) in sorted(wanted.items())
+        for reference, (_reference, digest) in sorted(wanted.items())
         if wrong.get(reference) != "missing"
     )
 

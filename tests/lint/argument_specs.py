@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Every default of a role has an entry in its argument specification with the same value, and the other way round."""
+"""Every default of a role has an entry in its argument specification with the same value, and the other way round.
+
+A default of another type than text that is an expression is described there in words.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ import sys
 from pathlib import Path
 
 import yaml
+
+# A default that is an expression is no value of these types: the documentation tools refuse it as one.
+CONVERTED = ("bool", "dict", "float", "int")
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -30,6 +36,9 @@ def differences(role: Path) -> list[str]:
                 found.append(f"{name}: required, but defaults/main.yml has a value")
         elif name not in defaults:
             found.append(f"{name}: in meta/argument_specs.yml, neither required nor in defaults/main.yml")
+        elif option.get("type") in CONVERTED and "{{" in str(defaults[name]):
+            if "default" in option:
+                found.append(f"{name}: the default is an expression; say in the description what it comes to instead")
         elif option.get("default") != defaults[name]:
             found.append(f"{name}: {defaults[name]!r} in defaults, {option.get('default')!r} in the specification")
         if not name.startswith(f"{role.name}_"):
