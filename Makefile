@@ -1,11 +1,11 @@
 # make try    the lab, site.yml on it, a hub on this machine's loopback
-# make test   everything that CI runs: lint, unit, lab, e2e
+# make test   everything that CI runs: lint, sanity, unit, lab, e2e
 # make clean  the lab is gone; what was downloaded and built stays in ~/.cache/gpuhub-lab
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lab try lint unit lab-test e2e test soak clean
+.PHONY: help venv lab try collection lint sanity unit lab-test e2e molecule bench test soak clean
 
 CACHE := $(or $(GPUHUB_LAB_CACHE),$(HOME)/.cache/gpuhub-lab)
 VENV := $(CACHE)/venv/current
@@ -27,6 +27,9 @@ try: lab ## deploy the lab with site.yml and publish the hub on this machine's l
 	$(PLAY) playbooks/site.yml
 	@$(LAB) publish
 
+collection: venv ## the archive that `ansible-galaxy collection install` takes, in tests/output
+	@.ci/collection tests/output
+
 lint: venv ## style of playbooks, roles, plugins and tests
 	yamllint .
 	ruff check .
@@ -34,6 +37,9 @@ lint: venv ## style of playbooks, roles, plugins and tests
 	ansible-lint
 	tests/lint/argument_specs.py
 	antsibull-changelog lint
+
+sanity: venv ## that archive, as Ansible's own tools judge it
+	tests/sanity/run "$$(.ci/collection tests/output)"
 
 unit: venv ## pure functions
 	pytest tests/unit
@@ -44,7 +50,7 @@ lab-test: venv ## the lab itself and its doubles
 e2e: venv ## what users meet: playbooks, a browser, faults
 	pytest -x tests/e2e
 
-test: lint unit lab-test e2e ## everything that CI runs
+test: lint sanity unit lab-test e2e ## everything that CI runs
 
 soak: venv ## the full figures: every fault that is planted by hand is reported and repaired
 	GPUHUB_SOAK=1 pytest -x tests/e2e
