@@ -1,14 +1,15 @@
 #!/usr/bin/python
-"""Many small text files in one execution."""
+"""Many small text files and folders in one execution."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: files
-short_description: Many small text files in one execution
+short_description: Many small text files and folders in one execution
 description:
-  - Makes text files equal to the content given, with their owner's group untouched and their mode as given.
-  - Does in one execution on the host what a loop over M(ansible.builtin.copy) does in one for each file.
+  - Makes text files equal to the content given, and both files and folders belong to whom they shall.
+  - Does in one execution on the host what a loop over M(ansible.builtin.copy) or M(ansible.builtin.file) does in one
+    for each item.
   - A file is replaced as a whole, never seen half written.
 version_added: 0.1.0
 author: The gpuhub.platform authors (@gpuhub)
@@ -16,7 +17,7 @@ extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:
   files:
-    description: The files.
+    description: Files and folders, folders before what lies in them.
     type: list
     elements: dict
     required: true
@@ -26,16 +27,21 @@ options:
         type: path
         required: true
       content:
-        description: The text. Not given with O(files[].state=absent).
+        description: The text. Required by O(files[].state=present), and by no other.
         type: str
       mode:
-        description: Permissions in octal.
+        description: Permissions in octal. By default V(0644) of a file, V(0755) of a folder.
         type: str
-        default: "0644"
+      owner:
+        description: Name or number of the user it belongs to. By default that stays; new ones belong to who makes them.
+        type: str
+      group:
+        description: Name or number of the group it belongs to. By default that stays, as with O(files[].owner).
+        type: str
       state:
-        description: V(absent) removes the file.
+        description: V(present) is a file, V(directory) a folder. V(absent) removes a file.
         type: str
-        choices: [present, absent]
+        choices: [present, directory, absent]
         default: present
 """
 
@@ -45,11 +51,17 @@ EXAMPLES = r"""
     files:
       - path: /var/snap/microk8s/current/args/certs.d/quay.io/hosts.toml
         content: "{{ mirrors['quay.io'] }}"
+
+- name: Folders of the registry are its own
+  gpuhub.platform.files:
+    files:
+      - {path: /var/lib/gpuhub/registry, state: directory, mode: "0700"}
+      - {path: /var/lib/gpuhub/registry/data, state: directory, mode: "0700", owner: "65532", group: "65532"}
 """
 
 RETURN = r"""
 written:
-  description: Paths of the files that were different or missing.
+  description: Paths of the files and folders that were different or missing.
   type: list
   elements: str
   returned: always
@@ -60,23 +72,107 @@ removed:
   returned: always
 """
 
+import grp
+import os
+import pwd
+import stat
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.atomic_file import write_text
 
+KINDS = {"present": "file", "directory": "directory", "absent": "absent"}
+MODES = {"present": "0644", "directory": "0755", "absent": "0"}
 
-def current(path: Path) -> str | None:
-    """The text of a file, or None if there is none."""
+
+class FilesError(Exception):
+    """What is asked for makes no sense on this host."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What is at a path: kind is file, directory or absent; the text is that of a file."""
+
+    kind: str
+    mode: int = 0
+    user: int = 0
+    group: int = 0
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "absent" else f"{self.kind} {self.mode:04o} {self.user}:{self.group}"
+
+
+def look(path: Path) -> State:
+    """What is at `path`, symbolic links followed. Raises FilesError for what is neither file nor folder."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        found = path.stat()
     except FileNotFoundError:
-        return None
+        return State("absent", user=os.geteuid(), group=os.getegid())
+    mode = stat.S_IMODE(found.st_mode)
+    if path.is_dir():
+        return State("directory", mode, found.st_uid, found.st_gid)
+    if path.is_file():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        return State("file", mode, found.st_uid, found.st_gid, text)
+    raise FilesError(f"{path}: it is there, and is neither a file nor a folder")
+
+
+def want(item: dict[str, Any], before: State) -> State:
+    """What shall be there instead of `before`. Raises FilesError."""
+    path, state = item["path"], item["state"]
+    if (item["content"] is not None) != (state == "present"):
+        raise FilesError(f"{path}: content belongs to a file that shall be present, and to nothing else")
+    if before.kind not in ("absent", KINDS[state]) and not (state == "absent" and before.kind == "file"):
+        raise FilesError(f"{path}: it is a {before.kind}; remove it if it is not needed")
+    if state == "absent":
+        return before if before.kind == "absent" else State("absent")
+    try:
+        mode = int(item["mode"] or MODES[state], 8)
+        user = number(item["owner"], before.user, lambda name: pwd.getpwnam(name).pw_uid)
+        group = number(item["group"], before.group, lambda name: grp.getgrnam(name).gr_gid)
+    except (KeyError, ValueError) as error:
+        raise FilesError(f"{path}: mode, owner or group: {error}") from error
+    return State(KINDS[state], mode, user, group, item["content"] or "")
+
+
+def number(name: str | None, default: int, find: Any) -> int:
+    """Id of a user or group given as a number or a name."""
+    if name is None:
+        return default
+    return int(name) if name.isdigit() else find(name)
+
+
+def make(path: Path, wanted: State) -> None:
+    """Make what is at `path` equal to what is wanted."""
+    if wanted.kind == "absent":
+        path.unlink()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if wanted.kind == "file":
+        write_text(path, wanted.text, wanted.mode, (wanted.user, wanted.group))
+        return
+    path.mkdir(mode=0o700, exist_ok=True)
+    os.chown(path, wanted.user, wanted.group)
+    path.chmod(wanted.mode)
+
+
+def difference(path: Path, before: State, after: State) -> dict[str, str]:
+    """A change as Ansible shows it: of the text, or where that is the same of what else there is."""
+    same = before.text == after.text
+    return {
+        "before_header": str(path),
+        "after_header": str(path),
+        "before": f"{before}\n" if same else before.text,
+        "after": f"{after}\n" if same else after.text,
+    }
 
 
 def main() -> None:
-    """Compare each file, then write those that differ."""
+    """Look at everything, then change what differs."""
     module = AnsibleModule(
         argument_spec={
             "files": {
@@ -86,36 +182,30 @@ def main() -> None:
                 "options": {
                     "path": {"type": "path", "required": True},
                     "content": {"type": "str"},
-                    "mode": {"type": "str", "default": "0644"},
-                    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+                    "mode": {"type": "str"},
+                    "owner": {"type": "str"},
+                    "group": {"type": "str"},
+                    "state": {"type": "str", "choices": ["present", "directory", "absent"], "default": "present"},
                 },
             },
         },
         supports_check_mode=True,
     )
-    written, removed, diff = [], [], []
-    for item in module.params["files"]:
-        path, mode = Path(item["path"]), int(item["mode"], 8)
-        before, after = current(path), item["content"] if item["state"] == "present" else None
-        if item["state"] == "present" and after is None:
-            module.fail_json(msg=f"{path}: a file that shall be present needs content")
-        if after is None:
-            if before is None:
-                continue
-            removed.append(str(path))
-            if not module.check_mode:
-                path.unlink()
-        elif before != after or path.stat().st_mode & 0o7777 != mode:
-            written.append(str(path))
-            if not module.check_mode:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_text(path, after, mode)
-        else:
-            continue
-        diff.append(
-            {"before_header": str(path), "after_header": str(path), "before": before or "", "after": after or ""}
-        )
-    module.exit_json(changed=bool(written or removed), written=written, removed=removed, diff=diff)
+    try:
+        found = [(Path(item["path"]), look(Path(item["path"])), item) for item in module.params["files"]]
+        changes = [(path, before, want(item, before)) for path, before, item in found]
+        changes = [change for change in changes if change[1] != change[2]]
+        if not module.check_mode:
+            for path, _before, after in changes:
+                make(path, after)
+    except (FilesError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(
+        changed=bool(changes),
+        written=[str(path) for path, _before, after in changes if after.kind != "absent"],
+        removed=[str(path) for path, _before, after in changes if after.kind == "absent"],
+        diff=[difference(*change) for change in changes],
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""Files and folders in one execution: what differs is changed, and nothing at all if one of them is refused."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from .runner import run
+
+
+def described(path):
+    found = path.stat()
+    return f"{found.st_mode & 0o7777:04o} {found.st_uid}:{found.st_gid}"
+
+
+def test_makes_what_is_missing_and_is_done_then(tmp_path):
+    wanted = [
+        {"path": tmp_path / "folder", "state": "directory", "mode": "0700", "owner": "65532", "group": "65532"},
+        {"path": tmp_path / "folder/deeper/file", "content": "text\n", "mode": "0600"},
+        {"path": tmp_path / "open", "state": "directory"},
+        {"path": tmp_path / "gone", "state": "absent"},
+    ]
+    (tmp_path / "gone").write_text("old")
+    foreseen = run("files", check=True, files=wanted)
+    assert [item.name for item in tmp_path.iterdir()] == ["gone"]
+    done = run("files", files=wanted)
+    assert done["changed"]
+    assert done["written"] == [str(item["path"]) for item in wanted[:3]]
+    assert done["removed"] == [str(tmp_path / "gone")]
+    assert {key: foreseen[key] for key in ("changed", "written", "removed")} == {
+        key: done[key] for key in ("changed", "written", "removed")
+    }
+    assert described(tmp_path / "folder") == "0700 65532:65532"
+    assert described(tmp_path / "folder/deeper/file") == "0600 0:0"
+    assert described(tmp_path / "open") == "0755 0:0"
+    assert (tmp_path / "folder/deeper/file").read_text() == "text\n"
+    assert not run("files", files=wanted)["changed"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.write_text("other"), "other"),
+        (lambda path: path.chmod(0o666), "0666 0:0"),
+        (lambda path: os.chown(path, 1, 0), "0600 1:0"),
+    ],
+)
+def test_repairs_content_permissions_and_owner_and_shows_which(tmp_path, spoil, said):
+    wanted = [{"path": tmp_path / "file", "content": "text\n", "mode": "0600", "owner": "root", "group": "root"}]
+    run("files", files=wanted)
+    spoil(tmp_path / "file")
+    done = run("files", files=wanted)
+    assert done["written"] == [str(tmp_path / "file")]
+    assert said in done["diff"][0]["before"] and done["diff"][0]["before"] != done["diff"][0]["after"]
+    assert described(tmp_path / "file") == "0600 0:0"
+    assert (tmp_path / "file").read_text() == "text\n"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_leaves_the_owner_alone_that_it_was_not_told(tmp_path, kind):
+    path = tmp_path / kind
+    path.write_text("old") if kind == "file" else path.mkdir()
+    os.chown(path, 7, 8)
+    shape = {"content": "new"} if kind == "file" else {"state": "directory"}
+    run("files", files=[{"path": path, "mode": "0700", **shape}])
+    assert described(path) == "0700 7:8"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"path": "folder", "content": "text"}, "folder: it is a directory"),
+        ({"path": "folder", "state": "absent"}, "folder: it is a directory"),
+        ({"path": "file", "state": "directory"}, "file: it is a file"),
+        ({"path": "new"}, "new: content"),
+        ({"path": "new", "state": "directory", "content": "text"}, "new: content"),
+        ({"path": "new", "state": "directory", "owner": "nobody-has-this-name"}, "nobody-has-this-name"),
+        ({"path": "new", "state": "directory", "mode": "u=rwx"}, "u=rwx"),
+    ],
+)
+def test_refuses_before_it_changes_anything(tmp_path, wanted, said):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("text")
+    first = {"path": tmp_path / "first", "content": "text"}
+    refused = run("files", files=[first, {**wanted, "path": tmp_path / wanted["path"]}])
+    assert refused["failed"] and said in refused["msg"]
+    assert not (tmp_path / "first").exists()
