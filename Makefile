@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lab try collection lint sanity unit lab-test e2e molecule bench test soak clean
+.PHONY: help venv lab try collection lint sanity unit lab-test e2e deployed molecule bench test soak clean
 
 CACHE := $(or $(GPUHUB_LAB_CACHE),$(HOME)/.cache/gpuhub-lab)
 VENV := $(CACHE)/venv/current
@@ -50,10 +50,21 @@ lab-test: venv ## the lab itself and its doubles
 e2e: venv ## what users meet: playbooks, a browser, faults
 	pytest -x tests/e2e
 
+deployed: lab
+	@$(LAB) load deployed 2>/dev/null || { $(PLAY) playbooks/site.yml && $(LAB) save deployed; }
+
+molecule: deployed ## a scenario for each role on the deployed lab; SCENARIO=calico runs one
+	$(LAB) run molecule test $(if $(SCENARIO),-s $(SCENARIO),--all)
+	@$(LAB) load deployed
+
+bench: deployed ## ratios against references that run beside them; fails where a goal is missed
+	@missed=0; for bench in tests/bench/bench_*.py; do PYTHONPATH=tests python $$bench || missed=1; done; exit $$missed
+
 test: lint sanity unit lab-test e2e ## everything that CI runs
 
 soak: venv ## the full figures: every fault that is planted by hand is reported and repaired
 	GPUHUB_SOAK=1 pytest -x tests/e2e
+	$(MAKE) molecule
 
 clean: ## remove the lab; the cache stays
 	@$(LAB) clean

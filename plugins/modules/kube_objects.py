@@ -42,12 +42,32 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  ready:
+    description:
+      - Wait until the Deployments, DaemonSets and StatefulSets among the objects are rolled out, in the same execution.
+      - When the time is over it fails with what is missing, the state of the pods concerned and the last warnings.
+    type: dict
+    suboptions:
+      timeout:
+        description: Seconds to wait.
+        type: int
+        default: 300
+      nodes:
+        description: Names of nodes that must be Ready as well.
+        type: list
+        elements: str
+        default: []
 """
 
 EXAMPLES = r"""
 - name: The namespace exists
   gpuhub.platform.kube_objects:
     definition: {apiVersion: v1, kind: Namespace, metadata: {name: gpuhub-system}}
+
+- name: The network runs on every node
+  gpuhub.platform.kube_objects:
+    src: /var/snap/microk8s/current/args/cni-network/cni.yaml
+    ready: {nodes: [head, worker1]}
 
 - name: What was edited by hand in a release is repaired
   gpuhub.platform.kube_objects:
@@ -89,6 +109,7 @@ from ..module_utils.kube_compare import (
     replacement,
     validate,
 )
+from ..module_utils.kube_wait import WORKLOADS, NotReadyError, wait, workload
 
 
 def wanted_objects(params: dict[str, Any], cluster: kube.Cluster) -> list[kube.Object]:
@@ -176,6 +197,13 @@ def main() -> None:
                 },
             },
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "ready": {
+                "type": "dict",
+                "options": {
+                    "timeout": {"type": "int", "default": 300},
+                    "nodes": {"type": "list", "elements": "str", "default": []},
+                },
+            },
             **kube.ARGUMENT_SPEC,
         },
         mutually_exclusive=[("definition", "src", "release")],
@@ -191,7 +219,9 @@ def main() -> None:
             items.reverse()
         for item in items:
             getattr(reconciler, module.params["state"])(item)
-    except (KubeCompareError, OSError) as error:
+        if module.params["ready"] and not module.check_mode:
+            wait(cluster, [workload(item) for item in items if item["kind"] in WORKLOADS], **module.params["ready"])
+    except (KubeCompareError, NotReadyError, OSError) as error:
         module.fail_json(msg=str(error), **reconciler.done)
     except Exception as error:
         module.fail_json(msg=f"{identity(item) if item else 'API server'}: {kube.explain(error)}", **reconciler.done)

@@ -64,46 +64,10 @@ nodes:
   returned: success
 """
 
-import time
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import kube_client as kube
-from ..module_utils.kube_rollout import last_events, node_problem, pod_problems, workload_problem
-
-POLL_SECONDS = 0.5
-
-
-def problems(cluster: kube.Cluster, params: dict[str, Any]) -> list[str]:
-    """What is not ready yet, one line each; empty when all is."""
-    lines = []
-    if params["nodes"]:
-        live = {node["metadata"]["name"]: node for node in cluster.list("v1", "Node")}
-        for name in params["nodes"]:
-            problem = node_problem(live[name]) if name in live else "it has not joined the cluster"
-            if problem:
-                lines.append(f"node {name}: {problem}")
-    for workload in params["workloads"]:
-        item = {
-            "apiVersion": "apps/v1",
-            "kind": workload["kind"],
-            "metadata": {"namespace": workload["namespace"], "name": workload["name"]},
-        }
-        live_item = cluster.get(item)
-        problem = workload_problem({**live_item, "kind": workload["kind"]}) if live_item else "it does not exist"
-        if problem:
-            lines.append(f"{workload['kind']} {workload['namespace']}/{workload['name']}: {problem}")
-    return lines
-
-
-def explanation(cluster: kube.Cluster, params: dict[str, Any]) -> list[str]:
-    """Pods that are not ready and last warnings, of the namespaces asked for."""
-    lines = []
-    for namespace in sorted({workload["namespace"] for workload in params["workloads"]}):
-        lines += pod_problems(cluster.list("v1", "Pod", namespace=namespace))
-        lines += last_events(cluster.list("v1", "Event", namespace=namespace))
-    return lines
+from ..module_utils.kube_wait import NotReadyError, wait
 
 
 def main() -> None:
@@ -127,29 +91,20 @@ def main() -> None:
         supports_check_mode=True,
     )
     cluster = kube.Cluster(module)
-    started = time.monotonic()
-    missing: list[str] = []
-    while True:
-        try:
-            missing = problems(cluster, module.params)
-        except Exception as error:
-            # The API server itself may be restarting: that is one more thing to wait for.
-            missing = [f"API server: {kube.explain(error)}"]
-        if not missing or module.check_mode or time.monotonic() - started > module.params["timeout"]:
-            break
-        time.sleep(POLL_SECONDS)
-    seconds = round(time.monotonic() - started, 1)
-    if missing and not module.check_mode:
-        try:
-            details = explanation(cluster, module.params)
-        except Exception as error:
-            details = [f"no details: {kube.explain(error)}"]
-        module.fail_json(msg="\n".join([f"not ready after {seconds:.0f} s:", *missing, *details]))
+    params = module.params
+    timeout = 0 if module.check_mode else params["timeout"]
+    seconds, missing = 0.0, []
+    try:
+        seconds = wait(cluster, params["workloads"], params["nodes"], timeout)
+    except NotReadyError as error:
+        if not module.check_mode:
+            module.fail_json(msg=str(error))
+        missing = error.missing
     addresses = {}
-    if module.params["nodes"] and not missing:
+    if params["nodes"] and not missing:
         for node in cluster.list("v1", "Node"):
             for address in node["status"].get("addresses", []):
-                if address["type"] == "InternalIP" and node["metadata"]["name"] in module.params["nodes"]:
+                if address["type"] == "InternalIP" and node["metadata"]["name"] in params["nodes"]:
                     addresses[node["metadata"]["name"]] = address["address"]
     module.exit_json(changed=False, seconds=seconds, nodes=addresses, missing=missing)
 
