@@ -28,7 +28,7 @@ def members(collection: Path) -> dict[str, bytes]:
     for name in CORE_MODULES:
         files[f"gpuhub_core/{name}"] = _read(collection / "plugins" / "module_utils" / name)
     package = collection / "services" / "hub" / "gpuhub_hub"
-    for path in [package / "__init__.py", *package.rglob("*.py")]:
+    for path in [package / "__init__.py", *package.rglob("*.py"), *package.rglob("*.html")]:
         files[path.relative_to(package.parent).as_posix()] = _read(path)
     return files
 

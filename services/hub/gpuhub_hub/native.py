@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import bcrypt
@@ -11,6 +14,8 @@ from jupyterhub import orm
 from nativeauthenticator import NativeAuthenticator
 from nativeauthenticator.orm import UserInfo
 from traitlets import Dict, Unicode
+
+from . import accounts
 
 # bcrypt looks at no more than this; newer versions refuse longer passwords with an exception.
 LONGEST_PASSWORD_BYTES = 72
@@ -76,11 +81,61 @@ class PlatformNativeAuthenticator(NativeAuthenticator):
         """Whether a password is acceptable: NativeAuthenticator's rules, and bcrypt can take it as it is."""
         return _fits_bcrypt(password) and super().is_password_strong(password)
 
+    def refusal_of_account(self, username: str, password: str) -> str:
+        """Why nobody can sign up with this name and password: a text for the person who tries, or empty."""
+        if not re.match(SIGN_UP_PATTERN, self.normalize_username(username)):
+            return (
+                "This user name cannot be used. A name has up to 48 characters: letters from a to z and digits, "
+                "with single . _ @ + or - between them."
+            )
+        if not _fits_bcrypt(password):
+            return f"The password is too long: it may have {LONGEST_PASSWORD_BYTES} bytes."
+        if len(password) < self.minimum_password_length:
+            return f"The password is too short: it needs at least {self.minimum_password_length} characters."
+        if not self.is_password_strong(password):
+            return "The password is a common one, which is among the first that are guessed. Please choose another."
+        return ""
+
+    def refusal_to_try(self, username: str, password: str) -> str:
+        """Why a login is not even tried: a text for the person who tries, or empty.
+
+        Nobody learns whether the password of a locked account was the right one.
+        """
+        name = self.normalize_username(username)
+        if self.is_blocked(name):
+            since = datetime.now() - self.login_attempts[name]["time"]
+            minutes = math.ceil((self.seconds_before_next_try - since.total_seconds()) / 60)
+            return f"Too many failed logins. Please try again in {max(minutes, 1)} min."
+        # What bcrypt cannot take is a wrong password, not an error of the hub.
+        return "" if username and _fits_bcrypt(password) else "Invalid username or password."
+
+    def is_blocked(self, username: str) -> bool:
+        """Whether an account is locked. A lock that is over, or failures as old as one, count no more."""
+        failed = self.login_attempts.get(username)
+        if failed and (datetime.now() - failed["time"]).total_seconds() > self.seconds_before_next_try:
+            del self.login_attempts[username]
+        return super().is_blocked(username)
+
     async def authenticate(self, handler: Any, data: Mapping[str, str]) -> str | None:
-        """Return the user's name, or None. What bcrypt cannot take is a wrong password, not an error of the hub."""
-        if not data.get("username") or not _fits_bcrypt(data.get("password", "")):
+        """Return the user's name, or None."""
+        name, password = data.get("username", ""), data.get("password", "")
+        if self.refusal_to_try(name, password):
             return None
-        return await super().authenticate(handler, data)
+        return await super().authenticate(handler, {**data, "username": name, "password": password})
+
+    async def refresh_user(self, user: Any, handler: Any = None, **kwargs: Any) -> bool | dict[str, Any]:
+        """Whether a login is still good: not once the account's approval is withdrawn.
+
+        Asked at most every `auth_refresh_age` seconds. Users of the platform itself have no account.
+        """
+        account = self.get_user(user.name)
+        if account is not None and not account.is_authorized:
+            return False
+        return await super().refresh_user(user, handler, **kwargs)
+
+    def get_handlers(self, app: Any) -> list[tuple]:
+        """Pages of this way of logging in."""
+        return accounts.replace_handlers(super().get_handlers(app))
 
 
 def _fits_bcrypt(password: str) -> bool:

@@ -40,6 +40,7 @@ c.JupyterHub.cookie_secret = bytes(32)
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.services = [{"name": "gpuhub-smoke", "api_token": "a" * 64}]
 c.JupyterHub.load_roles = [json.loads(os.environ["SMOKE_ROLE"])]
+c.Authenticator.auth_refresh_age = int(os.environ["REFRESH_AGE"])
 """
 
 
@@ -63,7 +64,8 @@ class Hub:
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
         (folder / "config.py").write_text(CONFIG)
 
-    def start(self, administrators: dict, approval: str, **auth) -> None:
+    def start(self, administrators: dict, approval: str, refresh_age: int = 300, **auth) -> None:
+        """Start it and wait until it answers; a login older than `refresh_age` seconds is looked at again."""
         settings = {
             "auth": {
                 "mode": "native",
@@ -81,6 +83,7 @@ class Hub:
             "GPUHUB_SETTINGS": json.dumps(settings),
             "SMOKE_ROLE": json.dumps(self._role),
             "HUB_URL": self.url,
+            "REFRESH_AGE": str(refresh_age),
         }
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
@@ -137,6 +140,28 @@ class Browser:
         alert = re.search(r'class="alert (alert-\w+)[^>]*>(.*?)</div>', answer.text, re.DOTALL)
         assert alert, answer.text
         return " ".join(re.sub(r"<[^>]+>", " ", alert[1] + " " + alert[2]).split())
+
+    def decide(self, page: str, **fields: str) -> int:
+        """Status of a form of the approval page, sent as it is."""
+        return self.post(page, **fields).status_code
+
+    def _forms(self, name: str) -> dict[str, tuple[str, dict[str, str]]]:
+        """Buttons beside a name on the approval page: label -> where its form leads, and what it sends."""
+        rows = re.findall(r"<tr.*?</tr>", self.get("authorize").text, re.DOTALL)
+        row = next((row for row in rows if f"<td>{name}</td>" in row), "")
+        forms = re.findall(r'<form action="(.*?)" method="post">(.*?)</form>', row, re.DOTALL)
+        fields = re.compile(r'<input type="hidden" name="(.*?)" value="(.*?)">')
+        return {re.search(r">(\w+)</button>", form)[1]: (action, dict(fields.findall(form))) for action, form in forms}
+
+    def buttons(self, name: str) -> set[str]:
+        """Labels of the buttons beside a name on the approval page."""
+        return set(self._forms(name))
+
+    def press(self, name: str, label: str) -> None:
+        """Send the form of a button as the page has it."""
+        action, fields = self._forms(name)[label]
+        answer = self.session.post(self.url + action, data=fields, timeout=TIMEOUT)
+        assert answer.url == f"{self.url}/hub/authorize", answer.text
 
     def get(self, path: str) -> requests.Response:
         return self.session.get(f"{self.url}/hub/{path}", timeout=TIMEOUT)
