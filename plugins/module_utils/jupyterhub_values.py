@@ -14,6 +14,10 @@ CORE_FILE = f"{CORE_FOLDER}/gpuhub-core.zip"
 CORE_CONFIG_MAP = "gpuhub-core"
 USERS_FOLDER = "/srv/gpuhub/users"
 
+# Settings of JupyterLab beside those of the image; the role writes the ConfigMap, one key for each file.
+LAB_CONFIG_MAP = "gpuhub-lab"
+LAB_FOLDER = "/etc/jupyter/labconfig/default_setting_overrides.d"
+
 SMOKE_TEST = "gpuhub-smoke"
 AUTHENTICATOR = "gpuhub_hub.native.PlatformNativeAuthenticator"
 
@@ -94,8 +98,9 @@ def _user_resources(settings: Mapping[str, Any]) -> dict[str, Any]:
     return resources
 
 
-def _shared_storage(path: str) -> dict[str, Any]:
-    """Return the user's folder and the examples as volumes and mounts of a notebook.
+def _notebook_volumes(shared: str) -> dict[str, Any]:
+    """Return volumes and mounts of a notebook: JupyterLab's settings, and where `shared` is a path, the user's folder
+    and the examples.
 
     Type Directory: where the storage is not mounted the pod says so, and kubelet makes no empty folder instead.
     """
@@ -103,16 +108,21 @@ def _shared_storage(path: str) -> dict[str, Any]:
     def volume(name: str, host_path: str) -> dict[str, Any]:
         return {"name": name, "hostPath": {"path": host_path, "type": "Directory"}}
 
-    return {
-        "extraVolumes": [
-            volume("gpuhub-storage", f"{path}/users/{{user_slug}}"),
-            volume("gpuhub-examples", f"{path}/examples"),
-        ],
-        "extraVolumeMounts": [
+    # Optional: a setting that is missing is no reason for a server not to start.
+    volumes: list[dict[str, Any]] = [
+        {"name": LAB_CONFIG_MAP, "configMap": {"name": LAB_CONFIG_MAP, "optional": True}},
+    ]
+    mounts: list[dict[str, Any]] = [{"name": LAB_CONFIG_MAP, "mountPath": LAB_FOLDER, "readOnly": True}]
+    if shared:
+        volumes += [
+            volume("gpuhub-storage", f"{shared}/users/{{user_slug}}"),
+            volume("gpuhub-examples", f"{shared}/examples"),
+        ]
+        mounts += [
             {"name": "gpuhub-storage", "mountPath": "/workspace/storage"},
             {"name": "gpuhub-examples", "mountPath": "/shared/examples", "readOnly": True},
-        ],
-    }
+        ]
+    return {"extraVolumes": volumes, "extraVolumeMounts": mounts}
 
 
 def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,7 +217,7 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
                     "volumeNameTemplate": "home",
                     "storageAccessModes": [settings["home_access_mode"]],
                 },
-                **(_shared_storage(shared) if shared else {}),
+                **_notebook_volumes(shared),
             },
         },
         # Everything that would run further images, and that one or a few workers do not need.

@@ -107,14 +107,14 @@ def test_no_limits_are_no_keys():
 
 def test_shared_storage_off():
     result = build(shared_storage_path="")
-    assert "extraVolumes" not in result["singleuser"]["storage"]
+    assert [volume["name"] for volume in result["singleuser"]["storage"]["extraVolumes"]] == ["gpuhub-lab"]
     assert "storage" not in result["custom"]["gpuhub"]
     assert [volume["name"] for volume in result["hub"]["extraVolumes"]] == ["gpuhub-core"]
 
 
 def test_shared_storage_on():
     result = build(shared_storage_path="/mnt/shared/")
-    volumes = {item["name"]: item["hostPath"] for item in result["singleuser"]["storage"]["extraVolumes"]}
+    volumes = {item["name"]: item.get("hostPath") for item in result["singleuser"]["storage"]["extraVolumes"]}
     mounts = {item["name"]: item for item in result["singleuser"]["storage"]["extraVolumeMounts"]}
     assert volumes["gpuhub-storage"] == {"path": "/mnt/shared/users/{user_slug}", "type": "Directory"}
     assert mounts["gpuhub-storage"]["mountPath"] == "/workspace/storage"
