@@ -8,10 +8,13 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from playwright.sync_api import Browser, sync_playwright
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAB = REPOSITORY / "lab" / "lab"
@@ -19,6 +22,15 @@ CACHE = Path(os.environ.get("GPUHUB_LAB_CACHE") or Path.home() / ".cache" / "gpu
 OUTPUT = REPOSITORY / "tests" / "output"
 HEAD, WORKERS = "head", ["worker1", "worker2"]
 HUB = "http://10.77.0.11:30080"
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = 120) -> Any:
@@ -30,6 +42,21 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = 120) -> A
             return answer
         assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
         time.sleep(0.5)
+
+
+@contextmanager
+def browser_on_the_bastion(*flags: str, **environment: str) -> Iterator[Browser]:
+    """Chromium in the lab's network."""
+    OUTPUT.mkdir(exist_ok=True)
+    wrapper = OUTPUT / "chromium-on-the-bastion"
+    wrapper.write_text(f'#!/bin/sh\nexec "{LAB}" run /usr/bin/chromium "$@"\n')
+    wrapper.chmod(0o755)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=str(wrapper), args=[*CHROMIUM_FLAGS, *flags], env={**os.environ, **environment}
+        )
+        yield browser
+        browser.close()
 
 
 @dataclass(frozen=True)
@@ -76,7 +103,18 @@ class Deployment:
 
     def play(self, *arguments: str, playbook: str = "playbooks/site.yml", **environment: str) -> Play:
         """Run a playbook as the administrator on the bastion does."""
-        command = [LAB, "run", "ansible-playbook", "-i", "inventories/lab", playbook, *arguments]
+        return self._ansible("ansible-playbook", playbook, *arguments, **environment)
+
+    def role(self, name: str, tasks_from: str, *arguments: str) -> Play:
+        """Run tasks of a role on the head, and nothing else."""
+        asked = json.dumps({"name": f"gpuhub.platform.{name}", "tasks_from": tasks_from})
+        python = "ansible_python_interpreter=/var/lib/gpuhub/python/bin/python"
+        return self._ansible(
+            "ansible", HEAD, "-m", "ansible.builtin.include_role", "-a", asked, "-e", python, *arguments
+        )
+
+    def _ansible(self, program: str, *arguments: str, **environment: str) -> Play:
+        command = [LAB, "run", program, "-i", "inventories/lab", *arguments]
         settings = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1", **environment}
         done = subprocess.run(
             command, cwd=REPOSITORY, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

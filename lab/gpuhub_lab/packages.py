@@ -18,8 +18,8 @@ PACKAGES = (
     "buildah", "skopeo", "squashfs-tools", "zstd", "jq", "conntrack", "ipset", "ethtool", "socat", "bind9-dnsutils",
     # The pause image is a C program.
     "gcc", "libc6-dev",
-    # The browser of the end-to-end tests.
-    "chromium", "fonts-dejavu-core",
+    # The browser of the end-to-end tests, and what makes it trust an authority.
+    "chromium", "fonts-dejavu-core", "libnss3-tools",
 )  # fmt: skip
 # Commands that may come from elsewhere than Debian, and the package that brings each where none does.
 COMMANDS = {"npm": "npm"}

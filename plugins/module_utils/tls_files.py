@@ -1,4 +1,4 @@
-"""Whether a certificate and its key can serve a name: asked of OpenSSL, by a handshake in memory. Standard library only.
+"""Whether a certificate and its key can serve a name: OpenSSL says so, by a handshake in memory. Standard library only.
 
 What is examined is what clients will see: the same files are loaded as a web server loads them, and a client that
 trusts nothing but what is in them checks name and purpose.
@@ -68,7 +68,8 @@ def examine(certificate: Path, key: Path, server_names: Sequence[str], now: floa
         raise TlsFilesError(f"{certificate} expired at {date(found.not_after)}; renew it")
     if now < found.not_before:
         raise TlsFilesError(
-            f"{certificate} is not valid before {date(found.not_before)}, and here it is {date(now)}; is the clock right?"
+            f"{certificate} is not valid before {date(found.not_before)}, and here it is {date(now)}; "
+            f"is the clock right?"
         )
     for name in server_names:
         try:

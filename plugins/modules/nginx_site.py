@@ -189,7 +189,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
             put(path, None)
         return {"reasons": reasons}
     if reasons and not module.check_mode:
-        target = os.readlink(welcome) if hidden else ""
+        target = welcome.readlink() if hidden else None
         put(path, content)
         if hidden:
             welcome.unlink()

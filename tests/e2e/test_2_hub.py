@@ -8,33 +8,18 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-from harness import HUB, LAB, OUTPUT, WORKERS, Deployment, wait_for
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from harness import HUB, OUTPUT, WORKERS, Deployment, browser_on_the_bastion, wait_for
+from playwright.sync_api import Browser, Page, expect
 
 RESEARCHER = "grace"
 PASSWORD = secrets.token_urlsafe(18)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium on the bastion."""
-    OUTPUT.mkdir(exist_ok=True)
-    wrapper = OUTPUT / "chromium-on-the-bastion"
-    wrapper.write_text(f'#!/bin/sh\nexec "{LAB}" run /usr/bin/chromium "$@"\n')
-    wrapper.chmod(0o755)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(wrapper), args=FLAGS)
+    with browser_on_the_bastion() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

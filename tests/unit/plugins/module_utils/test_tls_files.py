@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
+import certificates
 import pytest
 from ansible_collections.gpuhub.platform.plugins.module_utils import tls_files
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
-
-from . import certificates
 
 NAME = "hub.example.com"
 

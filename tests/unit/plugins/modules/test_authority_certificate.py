@@ -6,11 +6,11 @@ import os
 import ssl
 from pathlib import Path
 
+import certificates
 import pytest
 from ansible_collections.gpuhub.platform.plugins.module_utils import tls_files
 from cryptography import x509
 
-from ..module_utils import certificates
 from .runner import run
 
 NAMES = ["10.0.0.11", "head", "hub.example.com"]
