@@ -103,18 +103,7 @@ class Deployment:
 
     def play(self, *arguments: str, playbook: str = "playbooks/site.yml", **environment: str) -> Play:
         """Run a playbook as the administrator on the bastion does."""
-        return self._ansible("ansible-playbook", playbook, *arguments, **environment)
-
-    def role(self, name: str, tasks_from: str, *arguments: str) -> Play:
-        """Run tasks of a role on the head, and nothing else."""
-        asked = json.dumps({"name": f"gpuhub.platform.{name}", "tasks_from": tasks_from})
-        python = "ansible_python_interpreter=/var/lib/gpuhub/python/bin/python"
-        return self._ansible(
-            "ansible", HEAD, "-m", "ansible.builtin.include_role", "-a", asked, "-e", python, *arguments
-        )
-
-    def _ansible(self, program: str, *arguments: str, **environment: str) -> Play:
-        command = [LAB, "run", program, "-i", "inventories/lab", *arguments]
+        command = [LAB, "run", "ansible-playbook", "-i", "inventories/lab", playbook, *arguments]
         settings = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1", **environment}
         done = subprocess.run(
             command, cwd=REPOSITORY, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -122,6 +111,11 @@ class Deployment:
         OUTPUT.mkdir(exist_ok=True)
         (OUTPUT / f"play-{time.strftime('%H%M%S')}.log").write_text(done.stdout)
         return Play(done.returncode, done.stdout)
+
+    def role(self, name: str, tasks_from: str, *arguments: str) -> Play:
+        """Run some tasks of one role on the head, and nothing else."""
+        chosen = [f"-erole={name}", f"-etasks_from={tasks_from}"]
+        return self.play(*chosen, *arguments, playbook="tests/e2e/role.yml")
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl on the head."""
