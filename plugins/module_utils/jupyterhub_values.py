@@ -108,11 +108,8 @@ def _notebook_volumes(shared: str) -> dict[str, Any]:
     def volume(name: str, host_path: str) -> dict[str, Any]:
         return {"name": name, "hostPath": {"path": host_path, "type": "Directory"}}
 
-    # Optional: a setting that is missing is no reason for a server not to start.
-    volumes: list[dict[str, Any]] = [
-        {"name": LAB_CONFIG_MAP, "configMap": {"name": LAB_CONFIG_MAP, "optional": True}},
-    ]
-    mounts: list[dict[str, Any]] = [{"name": LAB_CONFIG_MAP, "mountPath": LAB_FOLDER, "readOnly": True}]
+    volumes: list[dict[str, Any]] = []
+    mounts: list[dict[str, Any]] = []
     if shared:
         volumes += [
             volume("gpuhub-storage", f"{shared}/users/{{user_slug}}"),
@@ -122,6 +119,9 @@ def _notebook_volumes(shared: str) -> dict[str, Any]:
             {"name": "gpuhub-storage", "mountPath": "/workspace/storage"},
             {"name": "gpuhub-examples", "mountPath": "/shared/examples", "readOnly": True},
         ]
+    # Optional: settings that are missing are no reason for a server not to start.
+    volumes.append({"name": LAB_CONFIG_MAP, "configMap": {"name": LAB_CONFIG_MAP, "optional": True}})
+    mounts.append({"name": LAB_CONFIG_MAP, "mountPath": LAB_FOLDER, "readOnly": True})
     return {"extraVolumes": volumes, "extraVolumeMounts": mounts}
 
 
