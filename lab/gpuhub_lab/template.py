@@ -22,12 +22,15 @@ PACKAGES = (
     "systemd", "systemd-sysv", "libpam-systemd", "dbus", "openssh-server", "sudo", "kmod", "procps",
     "python3", "python3-apt", "python3-yaml", "openssl", "ca-certificates", "curl",
     "iproute2", "iptables", "nftables", "conntrack", "ipset", "ethtool", "iputils-ping", "socat",
-    "tar", "zstd", "squashfs-tools",
+    "tar", "zstd", "squashfs-tools", "ufw", "firewalld",
 )  # fmt: skip
 
 # Timers that would look up mirrors by themselves, and services that a container cannot have.
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
           "systemd-timesyncd.service", "getty@.service", "console-getty.service")  # fmt: skip
+
+# There, as on many servers, and not active: Debian enables it with its installation (ufw it does not).
+DISABLED = ("firewalld.service",)
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ def _fill(root: Path, debian: Path) -> None:
     for unit in MASKED:
         (root / "etc/systemd/system" / unit).unlink(missing_ok=True)
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    sh("systemctl", f"--root={root}", "--quiet", "disable", *DISABLED)
     for source in sorted(p for p in FILES.rglob("*") if p.is_file()):
         target = root / source.relative_to(FILES)
         target.parent.mkdir(parents=True, exist_ok=True)
