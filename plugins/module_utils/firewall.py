@@ -103,6 +103,12 @@ def ufw_rules(wanted: Iterable[Opening], routed: Iterable[str]) -> dict[str, lis
     return rules
 
 
+def ufw_deletion(rule: str) -> list[str]:
+    """Arguments of ufw that delete a rule: `route` comes before `delete`."""
+    route, words = ("route ", rule[6:]) if rule.startswith("route ") else ("", rule)
+    return f"{route}delete {words}".split()
+
+
 def ufw_shown(text: str) -> dict[str, str]:
     """Comment of each rule in the output of `ufw show added`."""
     found = (_SHOWN.match(line) for line in text.splitlines())
@@ -120,8 +126,8 @@ def ufw_plan(shown: dict[str, str], wanted: Iterable[str]) -> tuple[list[str], l
         other = actions.get(_ACTION.sub(r"\1", rule))
         if other not in (None, rule):
             raise FirewallError(
-                f"ufw has the rule '{other}', and '{rule}' is needed. Delete it (`ufw delete {other}`), or take the "
-                "network out of the settings"
+                f"ufw has the rule '{other}', and '{rule}' is needed. Delete it "
+                f"(`ufw {' '.join(ufw_deletion(other))}`), or take the network out of the settings"
             )
     return (
         [rule for rule in names if rule not in shown],

@@ -212,7 +212,7 @@ class Ufw:
         for rule in self._add:
             checked(self._run, "ufw", *self._wanted[rule], "comment", firewall.COMMENT)
         for rule in self._delete:
-            checked(self._run, "ufw", "delete", *rule.split())
+            checked(self._run, "ufw", *firewall.ufw_deletion(rule))
 
 
 class Firewalld:
@@ -312,7 +312,7 @@ class NodePorts:
         found = [
             change(path, self._before[path], text) for path, text in self._files.items() if text != self._before[path]
         ]
-        if self._listed != self._expected:
+        if self._listed != self._expected and not found:
             found.append(change("nftables", self._listed, self._expected))
         if self._expected and not self._enabled and not found:
             found.append(change(UNIT, "disabled\n", "enabled\n"))

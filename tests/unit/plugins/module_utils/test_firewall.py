@@ -101,6 +101,11 @@ def test_ufw_a_rule_of_the_site_that_says_the_contrary_is_named(action):
         firewall.ufw_plan({f"{action} from 192.0.2.0/24 to any port 80,443,30080 proto tcp": ""}, RULES)
 
 
+def test_ufw_deletes_a_route_in_another_order():
+    assert firewall.ufw_deletion(RULES[2]) == ["route", "delete", "allow", "from", "10.1.0.0/16"]
+    assert firewall.ufw_deletion("allow 80/tcp") == ["delete", "allow", "80/tcp"]
+
+
 def test_firewalld_files():
     files = firewall.firewalld_files([CLIENTS, OVERLAY], ["10.1.0.0/16"])
     assert sorted(files) == ["policies/gpuhub-host.xml", "policies/gpuhub-routed.xml", "zones/gpuhub-pods.xml"]

@@ -56,8 +56,10 @@ class Host:
                 f"ufw {rule}" + (f" comment '{comment}'" if comment else "") for rule, comment in self.rules.items()
             )
             return "Added user rules:\n" + "\n".join(lines) + "\n"
-        if words[0] == "delete":
-            del self.rules[" ".join(words[1:])]
+        if "delete" in words:
+            rule = [word for word in words if word != "delete"]
+            assert words[:2] == (["route", "delete"] if "route" in words else ["delete", rule[0]])
+            del self.rules[" ".join(rule)]
             return "Rule deleted\n"
         assert words[-2:] == ["comment", COMMENT]
         self.rules[" ".join(words[:-2])] = COMMENT
