@@ -151,7 +151,7 @@ def test_the_play_opens_the_firewalls_and_changes_nothing_else(opened):
         "The host's firewall lets the platform work and no more"
     ]
     for host in ADDRESSES:
-        line = f"{'firewalld' if host == FIREWALLD else 'ufw'} on {host}: open to {NAMED}"
+        line = f"{'firewalld' if host == FIREWALLD else 'ufw'} on {host}.lab: open to {NAMED}"
         assert line in opened.output, f"the summary does not say '{line}'"
 
 
