@@ -84,6 +84,12 @@ def parse_arguments(text: str) -> dict[str, str]:
     return flags
 
 
+def containerd_root(text: str) -> str:
+    """Return the folder of containerd's images and containers by its arguments file; empty if that names none."""
+    root = parse_arguments(text).get("--root", "")
+    return root.replace("${SNAP_COMMON}", SNAP_COMMON).replace("${SNAP_DATA}", SNAP_DATA).rstrip("/")
+
+
 def with_arguments(text: str, wanted: Arguments) -> str:
     """Return an arguments file in which the flags of `wanted` have their values; None removes a flag.
 

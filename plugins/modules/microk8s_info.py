@@ -37,6 +37,10 @@ worker:
   description: Whether the host has joined a cluster as a worker.
   type: bool
   returned: always
+containerd_root:
+  description: Folder of containerd's images and containers. Empty where MicroK8s has not been installed.
+  type: str
+  returned: always
 heads:
   description: On a worker, the API servers that it talks to, as C(address:port).
   type: list
@@ -71,12 +75,14 @@ def main() -> None:
     worker = (data / "var/lock/clustered.lock").exists()
     provider = data / "args/traefik/provider.yaml"
     heads = microk8s.parse_worker_heads(provider.read_text(encoding="utf-8")) if worker and provider.exists() else []
+    arguments = data / "args/containerd"
     module.exit_json(
         changed=False,
         snapd=bool(snap),
         snaps={name: {"version": s.version, "revision": s.revision, "notes": s.notes} for name, s in snaps.items()},
         installed=bool(found) and "disabled" not in found.notes,
         worker=worker,
+        containerd_root=microk8s.containerd_root(arguments.read_text(encoding="utf-8")) if arguments.exists() else "",
         heads=heads,
     )
 

@@ -132,6 +132,26 @@ def test_three_nodes_are_ready_and_workers_are_workers(from_nothing, deployment)
         assert ("node.kubernetes.io/microk8s-worker" in node["metadata"]["labels"]) == (name in WORKERS)
 
 
+def test_images_are_on_the_data_disk_where_there_is_one(from_nothing, deployment):
+    """worker2 has one: images unpack there, and nothing is where MicroK8s keeps them by itself."""
+    snapshots = "containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
+    disk, own = f"/var/snap/gpuhub-data/{snapshots}", f"/var/snap/microk8s/common/var/lib/{snapshots}"
+    counted = {
+        host: [int(deployment.on(host, f"ls {path} 2>/dev/null | wc -l")) for path in (disk, own)]
+        for host in [HEAD, *WORKERS]
+    }
+    for host, (on_disk, elsewhere) in counted.items():
+        assert (on_disk > 0, elsewhere > 0) == (host == WORKERS[1], host != WORKERS[1]), (host, counted)
+
+
+def test_images_are_not_moved_under_what_runs(from_nothing, deployment):
+    moved = deployment.play("-e", "microk8s_data_path=/var/snap/another")
+    assert moved.code != 0
+    assert moved.changed == 0, moved.changed_tasks()
+    for folder in ("/var/snap/another/containerd", "/var/snap/gpuhub-data/containerd"):
+        assert folder in moved.output
+
+
 def test_a_notebooks_account_may_do_nothing(from_nothing, deployment):
     """403 for list, get and create in every namespace; the control is an account that is allowed to."""
     manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "x-"}, "spec": {"containers": []}}

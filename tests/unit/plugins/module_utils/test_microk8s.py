@@ -38,6 +38,18 @@ def test_with_arguments(text, wanted, expected):
     assert m.with_arguments(expected, wanted) == expected, "a second time changes nothing"
 
 
+@pytest.mark.parametrize(
+    ("text", "root"),
+    [
+        ("--root ${SNAP_COMMON}/var/lib/containerd\n", "/var/snap/microk8s/common/var/lib/containerd"),
+        ("--state /run\n--root=/data/containerd/\n", "/data/containerd"),
+        ("--state /run\n", ""),
+    ],
+)
+def test_containerd_root(text, root):
+    assert m.containerd_root(text) == root
+
+
 def test_parse_arguments():
     text = '--a=1\n\n# no\n--b two\n--c\n--d="x=y"\n'
     assert m.parse_arguments(text) == {"--a": "1", "--b": "two", "--c": "", "--d": "x=y"}
