@@ -144,6 +144,14 @@ def test_images_are_on_the_data_disk_where_there_is_one(from_nothing, deployment
         assert (on_disk > 0, elsewhere > 0) == (host == WORKERS[1], host != WORKERS[1]), (host, counted)
 
 
+def test_a_storage_class_that_is_not_there_is_named_before_any_change(from_nothing, deployment):
+    refused = deployment.play("-e", "jupyterhub_home_storage_class=ceph-of-the-site")
+    assert refused.code != 0
+    assert refused.changed == 0, refused.changed_tasks()
+    assert "name ceph-of-the-site, which the cluster does not have" in refused.output
+    assert "gpuhub-home" in refused.output
+
+
 def test_images_are_not_moved_under_what_runs(from_nothing, deployment):
     moved = deployment.play("-e", "microk8s_data_path=/var/snap/another")
     assert moved.code != 0
