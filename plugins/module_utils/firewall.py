@@ -187,13 +187,8 @@ def firewalld_listing(text: str) -> dict[str, list[str]]:
 
 
 def firewalld_unsaved(running: dict[str, list[str]], saved: dict[str, list[str]]) -> list[str]:
-    """What a reload would lose, as texts for users: settings that run and are not saved, or the other way round."""
-    found = []
-    for name in sorted(running.keys() | saved.keys()):
-        now, later = running.get(name, []), saved.get(name, [])
-        found += [f"{name}: {line}" for line in now if line not in later]
-        found += [f"{name}: {line} (saved, does not run)" for line in later if line not in now]
-    return found
+    """Settings that run and are not saved, as texts for users: a reload would lose them."""
+    return [f"{name}: {line}" for name in sorted(running) for line in running[name] if line not in saved.get(name, [])]
 
 
 # nftables

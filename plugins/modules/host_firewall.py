@@ -228,8 +228,11 @@ class Firewalld:
         self._unsaved: list[str] = []
         if active:
             running, saved = self._listing(), self._listing("--permanent")
-            for line in firewall.firewalld_unsaved(running, saved):
-                (self._stale if line.partition(":")[0] in self._ours else self._unsaved).append(line)
+            names = self._ours & (running.keys() | saved.keys())
+            self._stale = sorted(n for n in names if sorted(running.get(n, [])) != sorted(saved.get(n, [])))
+            self._unsaved = firewall.firewalld_unsaved(
+                {name: settings for name, settings in running.items() if name not in self._ours}, saved
+            )
             self._source_is_free(running, files)
 
     def _listing(self, *permanent: str) -> dict[str, list[str]]:
@@ -258,7 +261,8 @@ class Firewalld:
             change(path, self._before[path], text) for path, text in self._files.items() if text != self._before[path]
         ]
         if not found and self._stale:
-            found.append(change("firewalld, as it runs", "".join(f"{line}\n" for line in self._stale), ""))
+            lines = (f"{name} does not run as it is saved\n" for name in self._stale)
+            found.append(change("firewalld", "".join(lines), ""))
         if found and self._unsaved:
             raise FirewallError(
                 "firewalld must be reloaded, and would lose settings that were never saved: "
