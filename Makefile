@@ -36,6 +36,7 @@ lint: venv ## style of playbooks, roles, plugins and tests
 	ruff format --check .
 	ansible-lint
 	tests/lint/argument_specs.py
+	tests/lint/troubleshooting.py
 	antsibull-changelog lint
 
 sanity: venv ## that archive, as Ansible's own tools judge it
