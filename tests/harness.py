@@ -101,9 +101,15 @@ class Deployment:
         """Run a shell script on a host."""
         return self.lab("exec", host, "bash", "-c", script, check=check)
 
-    def play(self, *arguments: str, playbook: str = "playbooks/site.yml", **environment: str) -> Play:
+    def play(
+        self,
+        *arguments: str,
+        playbook: str = "playbooks/site.yml",
+        inventory: str = "inventories/lab",
+        **environment: str,
+    ) -> Play:
         """Run a playbook as the administrator on the bastion does."""
-        command = [LAB, "run", "ansible-playbook", "-i", "inventories/lab", playbook, *arguments]
+        command = [LAB, "run", "ansible-playbook", "-i", inventory, playbook, *arguments]
         settings = {**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1", **environment}
         done = subprocess.run(
             command, cwd=REPOSITORY, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

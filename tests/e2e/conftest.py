@@ -8,5 +8,14 @@ from harness import Deployment
 
 @pytest.fixture(scope="session")
 def deployment() -> Deployment:
-    """The lab. test_1_deploy.py, which runs first, deploys it from nothing."""
+    """The lab. test_1_deploy.py deploys it from nothing, and later tests use what it deployed."""
     return Deployment()
+
+
+@pytest.fixture(scope="session")
+def bare(deployment: Deployment) -> Deployment:
+    """Hosts with nothing on them. Only for tests that come before anything is deployed."""
+    deployment.lab("clean")
+    deployment.lab("build")
+    deployment.lab("up")
+    return deployment

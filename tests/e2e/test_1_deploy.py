@@ -17,18 +17,9 @@ SINGLEUSER = "quay.io/jupyterhub/k8s-singleuser-sample:4.4.0"
 
 
 @pytest.fixture(scope="module")
-def bare(deployment: Deployment) -> Deployment:
-    """Hosts with nothing on them."""
-    deployment.lab("clean")
-    deployment.lab("build")
-    deployment.lab("up")
-    deployment.attempts(reset=True)
-    return deployment
-
-
-@pytest.fixture(scope="module")
 def from_nothing(bare: Deployment) -> Play:
     """One deployment of hosts with nothing on them."""
+    bare.attempts(reset=True)
     return bare.play()
 
 
