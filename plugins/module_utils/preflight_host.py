@@ -19,7 +19,14 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-KERNEL_MODULES = ("overlay", "br_netfilter", "vxlan", "nf_conntrack", "ip_tables", "iptable_nat")
+# What MicroK8s needs from the kernel, each with where it shows also if it is built into a kernel without /lib/modules.
+# Whether iptables works by nf_tables or by ip_tables is the host's choice.
+KERNEL_MODULES = {
+    "overlay": "",
+    "br_netfilter": "/proc/sys/net/bridge",
+    "nf_conntrack": "/proc/sys/net/netfilter/nf_conntrack_max",
+    "vxlan": "",
+}
 # How long a command or the shared storage may take to answer, in seconds.
 PATIENCE = 15
 
@@ -167,7 +174,9 @@ def read_host(source: Source, image_store: str, shared_path: str, may_write: boo
         swap=_meminfo(source, "SwapTotal"),
         image_store=_folder(source, mounts, image_store),
         mount_flags={path: mount_of(mounts, path).flags() for path in ("/snap", "/var/snap", "/var/lib")},
-        kernel_modules={name: _has_module(source, facts["kernel"], name) for name in KERNEL_MODULES},
+        kernel_modules={
+            name: _has_module(source, facts["kernel"], name, sign) for name, sign in KERNEL_MODULES.items()
+        },
         limits={
             "inotify_instances": source.number("/proc/sys/fs/inotify/max_user_instances"),
             "inotify_watches": source.number("/proc/sys/fs/inotify/max_user_watches"),
@@ -225,9 +234,9 @@ def _meminfo(source: Source, key: str) -> int:
     return int(match[1]) * 1024 if match else 0
 
 
-def _has_module(source: Source, kernel: str, name: str) -> bool:
+def _has_module(source: Source, kernel: str, name: str, sign: str) -> bool:
     """Whether a module is loaded, built in, or can be loaded."""
-    if source.exists(f"/sys/module/{name}"):
+    if source.exists(f"/sys/module/{name}") or (sign and source.exists(sign)):
         return True
     folder = f"/lib/modules/{kernel}"
     lists = source.text(f"{folder}/modules.builtin") + "\n" + source.text(f"{folder}/modules.dep")

@@ -9,7 +9,7 @@ short_description: One report on all hosts before anything changes
 description:
   - Puts together what M(gpuhub.platform.preflight) found on each host, compares the hosts with each other and looks at
     the groups of the inventory.
-  - Fails with one table of every problem if there is an error that was not accepted. Warnings do not fail.
+  - Does not fail itself, so that the table is shown once. RV(fit) says whether to go on.
   - Runs on the control node.
 version_added: 0.1.0
 author: The gpuhub.platform authors
@@ -58,6 +58,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+fit:
+  description: Whether there is no error but accepted ones.
+  type: bool
+  returned: always
 summary:
   description: How many errors and warnings there are, in one line.
   type: str
@@ -91,7 +95,8 @@ from ..module_utils.preflight_findings import from_dict
 def seen(result: dict[str, Any]) -> cluster.Seen:
     """What came of looking at a host, from the module's result or Ansible's word on why there is none."""
     if "facts" not in result:
-        message = str(result.get("msg") or "").strip()
+        # What Ansible puts before its own messages says nothing here.
+        message = str(result.get("msg") or "").strip().replace("Task failed: ", "", 1)
         if result.get("unreachable"):
             return cluster.Seen(None, unreachable=message)
         details = [str(result.get(key) or "").strip() for key in ("module_stderr", "module_stdout")]
@@ -102,7 +107,7 @@ def seen(result: dict[str, Any]) -> cluster.Seen:
 
 
 def main() -> None:
-    """Compare, report, and fail if something stops."""
+    """Compare and report."""
     module = AnsibleModule(
         argument_spec={
             "results": {"type": "dict", "required": True},
@@ -131,10 +136,9 @@ def main() -> None:
         except OSError as error:
             module.fail_json(msg=f"preflight_report: {params['path']} cannot be written: {error.strerror}")
     serious = preflight_report.text(report, ("error", "warning", "accepted"))
-    if report.stops:
-        module.fail_json(msg=f"Not fit for the platform, nothing was changed. {serious}")
     module.exit_json(
         changed=False,
+        fit=not report.stops,
         summary=report.summary,
         table=serious,
         everything=preflight_report.text(report, ("error", "warning", "accepted", "info")),
