@@ -414,9 +414,16 @@ CHECKS: dict[str, Check] = {
 
 
 def finding(name: str, subject: str, found: str, needed: str = "", severity: str = "") -> Finding:
-    """Return a finding of a check; what is not given is the check's own. KeyError: no such check."""
+    """Return a finding of a check; what is not given is the check's own. KeyError: no such check.
+
+    Names of hosts and programs are others' texts: what a terminal would act on is shown as `?`.
+    """
     check = CHECKS[name]
-    return Finding(name, severity or check.severity, subject, found, needed or check.needed, check.cure)
+    subject, found, needed = (
+        "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+        for text in (subject, found, needed or check.needed)
+    )
+    return Finding(name, severity or check.severity, subject, found, needed, check.cure)
 
 
 def from_dict(values: Mapping[str, Any]) -> Finding:

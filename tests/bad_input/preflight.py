@@ -12,6 +12,13 @@ def _a_host_that_is_gone(groups: Groups) -> None:
     groups["workers"]["hosts"]["gone.lab"] = {"ansible_host": "10.77.0.13", "ansible_port": 2}
 
 
+def _a_host_without_python(groups: Groups) -> None:
+    groups["workers"]["hosts"]["bare.lab"] = {
+        "ansible_host": "10.77.0.12",
+        "ansible_python_interpreter": "/opt/python/bin/python3",
+    }
+
+
 FAULTS = [
     Fault(
         "an operating system of another kind",
@@ -96,6 +103,14 @@ FAULTS = [
         "Connection refused",
         "ansible_host",
         groups=_a_host_that_is_gone,
+    ),
+    Fault(
+        "a host without Python",
+        "bare.lab",
+        "unreadable",
+        "/opt/python/bin/python3",
+        "ansible_python_interpreter",
+        groups=_a_host_without_python,
     ),
     Fault(
         "too small a disk",

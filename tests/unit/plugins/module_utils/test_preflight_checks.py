@@ -503,6 +503,10 @@ def test_every_check_has_a_cure_and_a_row_in_the_documentation():
         assert f"| `{name}` |" in markdown()
 
 
+def test_texts_of_others_cannot_drive_a_terminal():
+    assert finding("port", "\x1b[2J", "\x1b]0;x\x07 (process 1)").found == "?]0;x? (process 1)"
+
+
 def test_versions():
     assert version("6.8.0-45-generic") == (6, 8, 0)
     assert version("v1.34.3") == (1, 34, 3)
