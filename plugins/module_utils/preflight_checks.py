@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .preflight_findings import ERROR, WARNING, Finding, finding, network
+from .preflight_findings import ERROR, INFO, WARNING, Finding, finding, network
 
 Facts = Mapping[str, Any]
 
@@ -255,7 +255,8 @@ def _others(facts: Facts, needs: Needs) -> Iterator[Finding]:
 
 def _gpus(facts: Facts, needs: Needs) -> Iterator[Finding]:
     gpus = facts["gpus"]
-    devices, driver = gpus["devices"], gpus["driver"]
+    # A GPU that is handed to a virtual machine is not ours to run.
+    devices, driver = [one for one in gpus["devices"] if one["driver"] != "vfio-pci"], gpus["driver"]
     if not devices:
         if needs.gpu:
             yield finding("gpu-required", "GPU", "no NVIDIA GPU")
@@ -292,7 +293,10 @@ def _rdma(facts: Facts, needs: Needs) -> Iterator[Finding]:
             if port["state"] == "ACTIVE":
                 active.append(f"{name}: {port['layer']}, {port['rate']}")
             else:
-                yield finding("rdma-port", name, f"{name} is {port['state'] or 'in no state'} ({port['layer']})")
+                # Ethernet ports without a cable are common; a card for InfiniBand was bought to be used.
+                severity = WARNING if port["layer"] == "InfiniBand" else INFO
+                found = f"{name} is {port['state'] or 'in no state'} ({port['layer']})"
+                yield finding("rdma-port", name, found, severity=severity)
     if active:
         yield finding("rdma", f"{len(active)} ports", "; ".join(active))
     if rdma["cards"] and not rdma["devices"]:

@@ -398,7 +398,7 @@ CHECKS: dict[str, Check] = {
     ),
     "rdma-port": Check(
         WARNING,
-        "A port of an InfiniBand or RoCE device is not active.",
+        "A port of an InfiniBand device is not active. Of an Ethernet (RoCE) device: only worth knowing.",
         "state ACTIVE",
         "See the cable, the switch and, for InfiniBand, whether a subnet manager runs (INIT means it does not).",
     ),

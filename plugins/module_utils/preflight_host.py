@@ -194,7 +194,7 @@ def read_host(source: Source, image_store: str, shared_path: str, may_write: boo
         reached=_reached(source, mounts),
         own_name=_resolve(source, facts["host_name"]),
         forward_policy=_forward_policy(source),
-        shared=_shared(source, mounts, shared_path, may_write) if shared_path else None,
+        shared=_shared(source, shared_path, may_write) if shared_path else None,
         kubernetes=_kubernetes(source),
         microk8s=_microk8s(source),
         kubelet_folder=bool(source.names("/var/lib/kubelet")) and not source.link("/var/lib/kubelet"),
@@ -281,9 +281,10 @@ def _folder(source: Source, mounts: list[Mount], path: str) -> dict[str, Any]:
             "free": free}  # fmt: skip
 
 
-def _shared(source: Source, mounts: list[Mount], path: str, may_write: bool) -> dict[str, Any]:
+def _shared(source: Source, path: str, may_write: bool) -> dict[str, Any]:
     """What is mounted at the path of the shared storage, and what `Source.try_folder` says of it."""
-    mount = mount_of(mounts, path)
+    tried = source.try_folder(path, may_write)
+    mount = mount_of(read_mounts(source), path)  # again: to look there is what makes an automounter mount it
     return {
         "path": path,
         "mount": mount.point,
@@ -291,7 +292,7 @@ def _shared(source: Source, mounts: list[Mount], path: str, may_write: bool) -> 
         "source": mount.source,
         "root": mount.root,
         "flags": mount.flags(),
-        **source.try_folder(path, may_write),
+        **tried,
     }
 
 

@@ -257,6 +257,20 @@ def test_drivers(facts, driver, device, wrong):
     assert wrong in findings[("gpu-driver", "error")] if wrong else ("gpu-driver", "error") not in findings
 
 
+def test_a_gpu_for_a_virtual_machine_is_none_of_ours(facts):
+    host = facts("h100")
+    first, second = host["gpus"]["devices"]
+    host["gpus"] = {**host["gpus"], "devices": [first, {**second, "driver": "vfio-pci"}], "models": ["H100"]}
+    assert check(host)["gpu", "info"] == "1 x H100, driver 580.65.06"
+    assert ("gpu-missing", "warning") not in check(host)
+
+
+def test_an_ethernet_port_without_a_cable(facts):
+    port = {"port": "1", "layer": "Ethernet", "state": "DOWN", "rate": "40 Gb/sec"}
+    rdma = {"cards": [], "devices": [{"name": "mlx5_2", "ports": [port]}]}
+    assert check({**facts("bare"), "rdma": rdma}) == {("rdma-port", "info"): "mlx5_2 port 1 is DOWN (Ethernet)"}
+
+
 def test_no_driver(facts):
     host = facts("h100")
     gpus = {**host["gpus"], "driver": "", "models": [], "smi": {}, "nouveau": True}
