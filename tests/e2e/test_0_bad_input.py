@@ -48,8 +48,10 @@ def inventory(folder: Path, edits: list[Any]) -> str:
 
 
 def state(deployment: Deployment) -> dict[str, list[str]]:
-    """Every file of the hosts that a deployment could touch, with mode, size and time of its last change."""
-    listing = f"find {FOLDERS} -printf '%p %m %s %T@\\n' 2>/dev/null | sort"
+    """Every folder and file of the hosts that a deployment could touch; files with size and time of last change."""
+    # Ansible's own folder for what it runs is not of the deployment.
+    what = r"-path /root/.ansible -prune -o -type d -printf '%p %m\n' -o -printf '%p %m %s %T@\n'"
+    listing = f"find {FOLDERS} {what} 2>/dev/null | sort"
     return {host: deployment.on(host, listing, check=False).splitlines() for host in (HEAD, *WORKERS)}
 
 
