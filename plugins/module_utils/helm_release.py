@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -12,13 +15,33 @@ _FINISHED = ("deployed", "superseded", "uninstalled")
 _CHANGING = ("upgrade", "install", "rollback", "uninstall")
 
 
+class HelmReleaseError(Exception):
+    """Helm has no record of a release."""
+
+
+def newest_manifest(records: Iterable[dict[str, Any]]) -> str:
+    """Return the manifest, a YAML text, of the newest revision among the records of one release.
+
+    Helm stores a release as base64 of base64 of gzip of JSON (helm.sh/helm/v3/pkg/storage/driver/util.go).
+    Raises HelmReleaseError if there is none.
+    """
+    newest = max(records, key=_revision, default=None)
+    if newest is None:
+        raise HelmReleaseError("the Helm release is not installed")
+    return json.loads(gzip.decompress(base64.b64decode(base64.b64decode(newest["data"]["release"]))))["manifest"]
+
+
+def _revision(record: dict[str, Any]) -> int:
+    return int(record["metadata"]["labels"]["version"])
+
+
 def split_history(records: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
     """Return the unfinished records at the end of a release's history, newest first, and the status that is left.
 
     The status is empty where no record is left, as after a first installation that was cut off.
     """
     unfinished = []
-    for record in sorted(records, key=lambda item: int(item["metadata"]["labels"]["version"]), reverse=True):
+    for record in sorted(records, key=_revision, reverse=True):
         status = record["metadata"]["labels"]["status"]
         if status in _FINISHED:
             return unfinished, status

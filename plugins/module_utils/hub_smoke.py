@@ -19,6 +19,10 @@ class SmokeTestError(Exception):
     """A step that did not work; the text says which, what was answered and where to look."""
 
 
+class StillStarting(Exception):  # noqa: N818 - no error
+    """The server is not ready yet, and the caller wanted to be told; the text is one line."""
+
+
 class Pod(NamedTuple):
     """A notebook's pod as the API server reports it."""
 
@@ -31,6 +35,9 @@ class SmokeTest:
 
     `http` behaves like requests.Session, `connect(url, headers, timeout)` opens a WebSocket with `send`, `recv` and
     `close`, `pods(user)` returns the pods of a user's servers. `timeout` bounds the whole run, in seconds.
+
+    With a `pause` of some seconds `run` raises StillStarting when the server is not ready by then; a new SmokeTest that
+    is told how many seconds were `waited` so far goes on from there.
     """
 
     def __init__(
@@ -42,21 +49,26 @@ class SmokeTest:
         connect: Callable[[str, dict[str, str], float], Any],
         pods: Callable[[str], list[Pod]],
         timeout: float,
+        pause: float = 0,
+        waited: float = 0,
     ) -> None:
         self._url, self._user, self._http, self._connect, self._pods = url.rstrip("/"), user, http, connect, pods
         self._headers = {"Authorization": f"token {token}"}
-        self._timeout, self._deadline = timeout, time.monotonic() + timeout
+        self._began = time.monotonic() - waited
+        self._timeout, self._deadline = timeout, self._began + timeout
+        self._resumed, self._pause = waited > 0, time.monotonic() + pause if pause else None
         self._server = f"/hub/api/users/{user}/server"
         self.events: list[str] = []
 
     def run(self) -> dict[str, Any]:
         """Return `pod`, `node`, `output`, `seconds`, `events`; raise SmokeTestError. The server is stopped again."""
-        started = time.monotonic()
-        self._call("user", "POST", f"/hub/api/users/{self._user}", accept=(201, 409))
-        # One that an interrupted run has left behind would say nothing about starting.
-        self._stop()
+        if not self._resumed:
+            self._call("user", "POST", f"/hub/api/users/{self._user}", accept=(201, 409))
+            # One that an interrupted run has left behind would say nothing about starting.
+            self._stop()
         try:
-            self._call("start", "POST", self._server, accept=(201, 202))
+            if not self._resumed:
+                self._call("start", "POST", self._server, accept=(201, 202))
             self._await_ready()
             output = self._run_cell()
             pods = self._pods(self._user)
@@ -77,7 +89,7 @@ class SmokeTest:
             "pod": pods[0].name,
             "node": pods[0].node,
             "output": output,
-            "seconds": round(time.monotonic() - started, 1),
+            "seconds": round(time.monotonic() - self._began, 1),
             "events": self.events,
         }
 
@@ -119,6 +131,12 @@ class SmokeTest:
         try:
             for line in answer.iter_lines(chunk_size=1, decode_unicode=True):
                 self._left("start")
+                if self._pause and time.monotonic() > self._pause:
+                    last = self.events[-1] if self.events else "the hub has said nothing yet"
+                    raise StillStarting(
+                        f"{time.monotonic() - self._began:.0f} of {self._timeout:.0f} s: the server of {self._user} "
+                        f"starts | {' '.join(last.split())}"
+                    )
                 if line.startswith("data:"):
                     yield json.loads(line[len("data:") :])
         except (OSError, ValueError) as error:

@@ -10,10 +10,10 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 try:
     import yaml
-    from kubernetes import config
+    from kubernetes import client, config
     from kubernetes.client.exceptions import ApiException
     from kubernetes.dynamic import DynamicClient
-    from kubernetes.dynamic.exceptions import DynamicApiError, NotFoundError, ResourceNotFoundError
+    from kubernetes.dynamic.exceptions import ConflictError, DynamicApiError, NotFoundError, ResourceNotFoundError
 
     IMPORT_ERROR = None
 except ImportError:
@@ -25,20 +25,38 @@ ARGUMENT_SPEC = {"kubeconfig": {"type": "path", "default": KUBECONFIG}}
 Object = dict[str, Any]
 
 
+class UnreachableError(Exception):
+    """No API server answers; the text says where it was looked for and what to do."""
+
+
+def require_library(module: AnsibleModule) -> None:
+    """Fail unless the Kubernetes client is installed."""
+    if IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("kubernetes"), exception=IMPORT_ERROR)
+
+
+def connect(module: AnsibleModule) -> Cluster:
+    """Return the cluster of the module's kubeconfig, or fail."""
+    require_library(module)
+    try:
+        return Cluster(module.params["kubeconfig"])
+    except UnreachableError as error:
+        module.fail_json(msg=str(error))
+
+
 class Cluster:
     """API calls by kind and name, with plain dicts in and out."""
 
-    def __init__(self, module: AnsibleModule) -> None:
-        if IMPORT_ERROR:
-            module.fail_json(msg=missing_required_lib("kubernetes"), exception=IMPORT_ERROR)
+    def __init__(self, kubeconfig: str) -> None:
+        """Raise UnreachableError if the API server does not answer."""
         try:
-            api = config.new_client_from_config(module.params["kubeconfig"])
-            self._client = DynamicClient(api)
+            self._api = config.new_client_from_config(kubeconfig)
+            self._client = DynamicClient(self._api)
         except Exception as error:
-            module.fail_json(
-                msg=f"cannot reach the API server by {module.params['kubeconfig']}: {error}. "
+            raise UnreachableError(
+                f"cannot reach the API server by {kubeconfig}: {error}. "
                 "Is MicroK8s running on this host (microk8s status)?"
-            )
+            ) from error
 
     def _resource(self, item: Object) -> Any:
         return self._client.resources.get(api_version=item["apiVersion"], kind=item["kind"])
@@ -68,6 +86,12 @@ class Cluster:
         found = self._resource({"apiVersion": api_version, "kind": kind}).get(**selectors).to_dict()
         return [{"apiVersion": api_version, "kind": kind, **item} for item in found["items"]]
 
+    def log(self, namespace: str, pod: str, container: str, previous: bool, lines: int) -> str:
+        """Return the last lines of a container's log, or of the one before its last restart; at most 64 KiB."""
+        return client.CoreV1Api(self._api).read_namespaced_pod_log(
+            pod, namespace, container=container, previous=previous, tail_lines=lines, limit_bytes=1 << 16
+        )
+
     def create(self, item: Object, dry_run: bool) -> Object:
         """Create an object and return it as the server stored it, or would store it."""
         namespace = item["metadata"].get("namespace")
@@ -96,6 +120,11 @@ def _query(dry_run: bool) -> dict[str, Any]:
 def documents(text: str) -> list[Any]:
     """Return the documents of a YAML or JSON text."""
     return list(yaml.safe_load_all(text))
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether somebody else changed or created the object meanwhile."""
+    return IMPORT_ERROR is None and isinstance(error, ConflictError)
 
 
 def explain(error: Exception) -> str:

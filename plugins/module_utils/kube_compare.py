@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import copy
-import gzip
 import hashlib
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -97,19 +94,6 @@ def printable(item: Object) -> Object:
 
 def _masked(value: Any) -> str:
     return f"(secret, sha256 {hashlib.sha256(str(value).encode()).hexdigest()[:12]})"
-
-
-def newest_release(secrets: Iterable[Object]) -> tuple[int, str, str]:
-    """Return (revision, status, manifest) of the newest revision among Helm's release Secrets of one release.
-
-    Helm stores a release as base64 of base64 of gzip of JSON (helm.sh/helm/v3/pkg/storage/driver/util.go).
-    Raises KubeCompareError if there is none.
-    """
-    newest = max(secrets, key=lambda item: int(item["metadata"]["labels"]["version"]), default=None)
-    if newest is None:
-        raise KubeCompareError("the Helm release is not installed")
-    release = json.loads(gzip.decompress(base64.b64decode(base64.b64decode(newest["data"]["release"]))))
-    return int(release["version"]), release["info"]["status"], release["manifest"]
 
 
 def owned_by_release(item: Object, name: str, namespace: str) -> Object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 Object = dict[str, Any]
 
@@ -42,39 +42,143 @@ def node_problem(node: Object) -> str:
     return "it has not reported yet"
 
 
-def pod_problems(pods: Iterable[Object]) -> list[str]:
-    """Return one line for each pod that is not ready: its node, phase and what its containers wait for."""
+def node_address(node: Object) -> str:
+    """Return a node's internal address, or an empty string."""
+    addresses = (node.get("status") or {}).get("addresses") or []
+    return next((a["address"] for a in addresses if a["type"] == "InternalIP"), "")
+
+
+def pods_of(workload: Object, pods: Iterable[Object]) -> list[Object]:
+    """Return those of `pods` that a workload's selector chooses."""
+    labels = ((workload.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
+    namespace = workload["metadata"].get("namespace")
+    return [
+        pod
+        for pod in pods
+        if labels
+        and pod["metadata"].get("namespace") == namespace
+        and labels.items() <= (pod["metadata"].get("labels") or {}).items()
+    ]
+
+
+def pod_is_ready(pod: Object) -> bool:
+    """Whether a pod is Ready."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _containers(pod: Object) -> list[Object]:
+    status = pod.get("status") or {}
+    return (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or [])
+
+
+def pod_problems(pods: Iterable[Object], events: Iterable[Object] = ()) -> list[str]:
+    """Return one line for each pod that is not ready: node, phase, what its containers wait for, its last event."""
     lines = []
+    events = list(events)
     for pod in pods:
-        status = pod.get("status") or {}
-        conditions = {c["type"]: c for c in status.get("conditions") or []}
-        if conditions.get("Ready", {}).get("status") == "True":
+        if pod_is_ready(pod):
             continue
+        status = pod.get("status") or {}
         reasons = []
-        scheduled = conditions.get("PodScheduled", {})
-        if scheduled.get("status") == "False":
-            reasons.append(scheduled.get("message", "not scheduled"))
-        for container in (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or []):
+        for condition in status.get("conditions") or []:
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                reasons.append(condition.get("message") or "not scheduled")
+        for container in _containers(pod):
             for state in ("waiting", "terminated"):
                 detail = (container.get("state") or {}).get(state)
                 if detail and detail.get("reason") not in ("Completed", "PodInitializing"):
                     text = f"{container['name']}: {detail.get('reason')}"
-                    reasons.append(f"{text} ({detail['message']})" if detail.get("message") else text)
+                    reasons.append(f"{text} ({_short(detail['message'])})" if detail.get("message") else text)
+            if container.get("restartCount"):
+                reasons.append(f"{container['name']} restarted {container['restartCount']} times")
+        own = [e for e in events if _is_about(e, "Pod", pod["metadata"]["name"])]
+        last = f"; last event {_event(max(own, key=_when))}" if own else ""
         name = f"{pod['metadata'].get('namespace')}/{pod['metadata']['name']}"
         where = (pod.get("spec") or {}).get("nodeName") or "no node yet"
-        lines.append(f"pod {name} on {where}: {status.get('phase')}; {'; '.join(reasons) or 'not ready yet'}")
+        lines.append(f"pod {name} on {where}: {status.get('phase')}; {'; '.join(reasons) or 'not ready yet'}{last}")
     return lines
 
 
 def last_events(events: Iterable[Object], limit: int = 5) -> list[str]:
     """Return the newest `limit` warnings among `events`, oldest first, one line each."""
-
-    def when(event: Object) -> str:
-        return event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
-
-    warnings = sorted((e for e in events if e.get("type") == "Warning"), key=when)[-limit:]
+    warnings = sorted((e for e in events if e.get("type") == "Warning"), key=_when)[-limit:]
     return [
-        f"{when(e)} {e['involvedObject'].get('kind')} {e['involvedObject'].get('name')}: "
-        f"{e.get('reason')}: {(e.get('message') or '').strip()}"
-        for e in warnings
+        f"{_when(e)} {e['involvedObject'].get('kind')} {e['involvedObject'].get('name')}: {_told(e)}" for e in warnings
     ]
+
+
+def events_of(workload: Object, events: Iterable[Object]) -> list[Object]:
+    """Return those of `events` that concern a workload or what its controllers made for it, pods included."""
+    name = workload["metadata"]["name"]
+    return [
+        e
+        for e in events
+        if (e["involvedObject"].get("name") or "") == name
+        or (e["involvedObject"].get("name") or "").startswith(f"{name}-")
+    ]
+
+
+class Log(NamedTuple):
+    """A container's log that is worth reading; `previous` means that of its last run."""
+
+    namespace: str
+    pod: str
+    container: str
+    previous: bool
+
+
+def logs_to_read(pods: Iterable[Object], limit: int = 4) -> list[Log]:
+    """Return the logs that can explain why pods are not ready, at most `limit`; those of ended containers first."""
+    ended, running = [], []
+    for pod in pods:
+        if pod_is_ready(pod):
+            continue
+        for container in _containers(pod):
+            state, before = container.get("state") or {}, container.get("lastState") or {}
+            place = (pod["metadata"].get("namespace", ""), pod["metadata"]["name"], container["name"])
+            if "terminated" in state:
+                if state["terminated"].get("exitCode"):
+                    ended.append(Log(*place, previous=False))
+            elif "terminated" in before:
+                ended.append(Log(*place, previous=True))
+            elif "running" in state and not container.get("ready"):
+                running.append(Log(*place, previous=False))
+    return (ended + running)[:limit]
+
+
+def log_lines(log: Log, text: str, limit: int = 8, width: int = 240) -> list[str]:
+    """Return the last `limit` lines of a log under a heading, each cut to `width` characters."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()][-limit:]
+    run = "last run of " if log.previous else ""
+    heading = f"log of {run}{log.namespace}/{log.pod}, container {log.container}:"
+    return [heading, *(f"  | {line[:width]}" for line in lines or ["(empty)"])]
+
+
+def progress(missing: Iterable[str], pods: Iterable[str], seconds: float, timeout: float, width: int = 600) -> str:
+    """Return one line for people who wait: how long, for what, and what its pods do."""
+    told = " | ".join([*missing, *pods])
+    return f"{seconds:.0f} of {timeout:.0f} s: {told if len(told) <= width else told[: width - 3] + '...'}"
+
+
+def _short(text: str, width: int = 200) -> str:
+    """Return the text as one line; of a long one both ends, as causes come last."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width // 2]} ... {line[-width // 2 :]}"
+
+
+def _is_about(event: Object, kind: str, name: str) -> bool:
+    return event["involvedObject"].get("kind") == kind and event["involvedObject"].get("name") == name
+
+
+def _when(event: Object) -> str:
+    return event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
+
+
+def _told(event: Object) -> str:
+    return f"{event.get('reason')}: {_short(event.get('message') or '')}"
+
+
+def _event(event: Object) -> str:
+    """Return time of day, reason and message."""
+    return f"{_when(event)[11:19]} {_told(event)}".strip()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from . import kube_client as kube
-from .kube_rollout import last_events, node_problem, pod_problems, workload_problem
+from . import kube_rollout as rollout
+from .redaction import redact, secret_texts
 
 POLL_SECONDS = 0.5
+LOG_LINES = 8
 WORKLOADS = ("DaemonSet", "Deployment", "StatefulSet")
 
 # kind, namespace and name of a workload.
@@ -18,9 +21,17 @@ Workload = Mapping[str, str]
 class NotReadyError(Exception):
     """The time is over. `missing` says what is not ready, one line each; the message also what may explain it."""
 
-    def __init__(self, seconds: float, missing: Sequence[str], details: Sequence[str]) -> None:
-        super().__init__("\n".join([f"not ready after {seconds:.0f} s:", *missing, *details]))
+    def __init__(self, seconds: float, missing: Sequence[str], explanation: Sequence[str]) -> None:
+        super().__init__("\n".join([f"not ready after {seconds:.0f} s:", *missing, *explanation]))
         self.missing = list(missing)
+
+
+class Outcome(NamedTuple):
+    """`seconds` it took, all executions together; what is `missing`, and a line on it where it is `waiting` still."""
+
+    seconds: float
+    missing: list[str]
+    waiting: str
 
 
 def workload(item: kube.Object) -> Workload:
@@ -29,57 +40,114 @@ def workload(item: kube.Object) -> Workload:
     return {"kind": item["kind"], "namespace": metadata.get("namespace", "default"), "name": metadata["name"]}
 
 
-def wait(cluster: kube.Cluster, workloads: Sequence[Workload], nodes: Sequence[str], timeout: float) -> float:
-    """Return the seconds it took until all workloads were rolled out and all nodes Ready; looks once at the least.
+class Wait:
+    """What is waited for in one cluster. The API server itself may be restarting, so every look connects if need be."""
 
-    Raises NotReadyError after `timeout` seconds.
-    """
-    started = time.monotonic()
-    while True:
+    def __init__(
+        self,
+        kubeconfig: str,
+        nodes: Sequence[str],
+        workloads: Sequence[Workload],
+        cluster: kube.Cluster | None = None,
+    ) -> None:
+        self._kubeconfig, self._nodes, self._workloads = kubeconfig, nodes, workloads
+        self._cluster = cluster
+        self._late: list[kube.Object] = []
+        self.addresses: dict[str, str] = {}
+
+    def _connected(self) -> kube.Cluster:
+        self._cluster = self._cluster or kube.Cluster(self._kubeconfig)
+        return self._cluster
+
+    def run(self, timeout: float, waited: float = 0, slice_seconds: float = 0) -> Outcome:
+        """Return once all is ready, or after `slice_seconds` (0: never); looks once at the least.
+
+        `waited` are the seconds of `timeout` that earlier executions have used. Raises NotReadyError.
+        """
+        started = time.monotonic()
+        while True:
+            missing = self.missing()
+            here = time.monotonic() - started
+            seconds = round(waited + here, 1)
+            if not missing:
+                return Outcome(seconds, [], "")
+            if seconds > timeout:
+                raise NotReadyError(seconds, missing, self.explanation())
+            if slice_seconds and here > slice_seconds:
+                return Outcome(seconds, missing, rollout.progress(missing, self.pods(), seconds, timeout))
+            time.sleep(POLL_SECONDS)
+
+    def missing(self) -> list[str]:
+        """Return what is not ready yet, one line each; empty when all is."""
+        self._late = []
         try:
-            missing = problems(cluster, workloads, nodes)
+            cluster = self._connected()
+            return [*self._missing_nodes(cluster), *self._missing_workloads(cluster)]
         except Exception as error:
-            # The API server itself may be restarting: that is one more thing to wait for.
-            missing = [f"API server: {kube.explain(error)}"]
-        seconds = time.monotonic() - started
-        if not missing:
-            return round(seconds, 1)
-        if seconds >= timeout:
-            break
-        time.sleep(POLL_SECONDS)
-    try:
-        details = explanation(cluster, workloads)
-    except Exception as error:
-        details = [f"no details: {kube.explain(error)}"]
-    raise NotReadyError(seconds, missing, details)
+            return [f"API server: {kube.explain(error)}"]
 
-
-def problems(cluster: kube.Cluster, workloads: Sequence[Workload], nodes: Sequence[str]) -> list[str]:
-    """What is not ready yet, one line each; empty when all is."""
-    lines = []
-    if nodes:
-        live = {node["metadata"]["name"]: node for node in cluster.list("v1", "Node")}
-        for name in nodes:
-            problem = node_problem(live[name]) if name in live else "it has not joined the cluster"
+    def _missing_nodes(self, cluster: kube.Cluster) -> list[str]:
+        lines = []
+        live = {node["metadata"]["name"]: node for node in cluster.list("v1", "Node")} if self._nodes else {}
+        for name in self._nodes:
+            problem = rollout.node_problem(live[name]) if name in live else "it has not joined the cluster"
             if problem:
                 lines.append(f"node {name}: {problem}")
-    for workload in workloads:
-        item = {
-            "apiVersion": "apps/v1",
-            "kind": workload["kind"],
-            "metadata": {"namespace": workload["namespace"], "name": workload["name"]},
-        }
-        live_item = cluster.get(item)
-        problem = workload_problem({**live_item, "kind": workload["kind"]}) if live_item else "it does not exist"
-        if problem:
-            lines.append(f"{workload['kind']} {workload['namespace']}/{workload['name']}: {problem}")
-    return lines
+            else:
+                self.addresses[name] = rollout.node_address(live[name])
+        return lines
 
+    def _missing_workloads(self, cluster: kube.Cluster) -> list[str]:
+        lines = []
+        for workload in self._workloads:
+            item = {
+                "apiVersion": "apps/v1",
+                "kind": workload["kind"],
+                "metadata": {"namespace": workload["namespace"], "name": workload["name"]},
+            }
+            live = cluster.get(item)
+            problem = rollout.workload_problem({**live, "kind": workload["kind"]}) if live else "it does not exist"
+            if problem:
+                lines.append(f"{workload['kind']} {workload['namespace']}/{workload['name']}: {problem}")
+                self._late.append(live or item)
+        return lines
 
-def explanation(cluster: kube.Cluster, workloads: Sequence[Workload]) -> list[str]:
-    """Pods that are not ready and last warnings, of the namespaces of the workloads."""
-    lines = []
-    for namespace in sorted({workload["namespace"] for workload in workloads}):
-        lines += pod_problems(cluster.list("v1", "Pod", namespace=namespace))
-        lines += last_events(cluster.list("v1", "Event", namespace=namespace))
-    return lines
+    def pods(self) -> list[str]:
+        """Return the state and last event of each pod of what is late; where there is no pod, the last warning."""
+        lines = []
+        try:
+            for workload, pods, events in self._surroundings():
+                told = rollout.pod_problems(pods, events)
+                lines += told or rollout.last_events(rollout.events_of(workload, events), limit=1)
+        except Exception as error:
+            lines.append(f"no details: {kube.explain(error)}")
+        return lines
+
+    def explanation(self) -> list[str]:
+        """Return pods, last warnings and logs of what is late, without secrets; bounded."""
+        lines, known = [], set()
+        try:
+            for workload, pods, events in self._surroundings():
+                namespace = workload["metadata"]["namespace"]
+                known |= secret_texts(self._connected().list("v1", "Secret", namespace=namespace))
+                lines += rollout.pod_problems(pods, events)
+                lines += rollout.last_events(rollout.events_of(workload, events))
+                for log in rollout.logs_to_read(pods):
+                    lines += rollout.log_lines(log, self._log(log), LOG_LINES)
+        except Exception as error:
+            lines.append(f"no details: {kube.explain(error)}")
+        return redact("\n".join(lines), known).splitlines()
+
+    def _surroundings(self) -> list[tuple[kube.Object, list[kube.Object], list[kube.Object]]]:
+        cluster, found = self._connected(), []
+        for workload in self._late:
+            namespace = workload["metadata"]["namespace"]
+            pods = rollout.pods_of(workload, cluster.list("v1", "Pod", namespace=namespace))
+            found.append((workload, pods, cluster.list("v1", "Event", namespace=namespace)))
+        return found
+
+    def _log(self, log: rollout.Log) -> str:
+        try:
+            return self._connected().log(log.namespace, log.pod, log.container, log.previous, LOG_LINES)
+        except Exception as error:
+            return kube.explain(error)

@@ -87,7 +87,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     name, namespace = module.params["name"], module.params["namespace"]
-    cluster = kube.Cluster(module)
+    cluster = kube.connect(module)
     deadline = time.monotonic() + module.params["timeout"]
     while not module.check_mode and running(name):
         if time.monotonic() > deadline:

@@ -10,6 +10,7 @@ description:
   - Goes the way of a user. Starts a server for a user of its own through the hub's address, follows the hub's report,
     starts a kernel, runs a cell that prints the host's name, compares that with the pod that the API server reports,
     and stops the server.
+  - While the server starts it shows every few seconds what the hub reports.
   - When the server does not start, the error holds what the hub reported, such as the scheduler's and kubelet's events.
 version_added: 0.1.0
 author: The gpuhub.platform authors (@gpuhub)
@@ -41,6 +42,16 @@ options:
     description: Seconds that everything together may take.
     type: int
     default: 300
+  slice:
+    description:
+      - Seconds after which the module returns although the server still starts; V(0) is never.
+      - The action plugin sets this, to show progress, and runs the module again with O(waited).
+    type: float
+    default: 0
+  waited:
+    description: Seconds of O(timeout) that earlier executions have used; more than none goes on where they stopped.
+    type: float
+    default: 0
 requirements:
   - requests (Python)
   - websocket-client (Python)
@@ -75,6 +86,10 @@ events:
   type: list
   elements: str
   returned: success, not in check mode
+waiting:
+  description: What the hub reported last, if the time of O(slice) was over; then there is no other result.
+  type: str
+  returned: when O(slice) is over
 """
 
 import traceback
@@ -83,7 +98,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ..module_utils import kube_client as kube
-from ..module_utils.hub_smoke import Pod, SmokeTest, SmokeTestError
+from ..module_utils.hub_smoke import Pod, SmokeTest, SmokeTestError, StillStarting
 
 try:
     import requests
@@ -122,6 +137,8 @@ def main() -> None:
             "user": {"type": "str", "default": "gpuhub-smoke"},
             "namespace": {"type": "str", "default": "jhub"},
             "timeout": {"type": "int", "default": 300},
+            "slice": {"type": "float", "default": 0},
+            "waited": {"type": "float", "default": 0},
             **kube.ARGUMENT_SPEC,
         },
         supports_check_mode=True,
@@ -133,7 +150,7 @@ def main() -> None:
     options = module.params
     if not options["url"].startswith(("http://", "https://")):
         module.fail_json(msg=f"url is '{options['url']}'; it must begin with http:// or https://")
-    cluster = kube.Cluster(module)
+    cluster = kube.connect(module)
     with requests.Session() as session:
         session.trust_env = False
         test = SmokeTest(
@@ -144,9 +161,13 @@ def main() -> None:
             connect=connect,
             pods=lambda user: user_pods(cluster, options["namespace"], user),
             timeout=options["timeout"],
+            pause=options["slice"],
+            waited=options["waited"],
         )
         try:
             result = test.run()
+        except StillStarting as report:
+            result = {"waiting": str(report)}
         except SmokeTestError as error:
             module.fail_json(msg=f"smoke test of {options['url']}: {error}", events=test.events)
     module.exit_json(changed=False, **result)

@@ -44,8 +44,8 @@ options:
     default: present
   ready:
     description:
-      - Wait until the Deployments, DaemonSets and StatefulSets among the objects are rolled out, in the same execution.
-      - When the time is over it fails with what is missing, the state of the pods concerned and the last warnings.
+      - Wait until the Deployments, DaemonSets and StatefulSets among the objects are rolled out, in the same execution
+        if that is soon, and show what is waited for if it is not, as M(gpuhub.platform.kube_ready) does.
     type: dict
     suboptions:
       timeout:
@@ -57,6 +57,11 @@ options:
         type: list
         elements: str
         default: []
+  slice:
+    description:
+      - Seconds after which the module returns with what it still waits for; V(0) is never. The action plugin sets this.
+    type: float
+    default: 0
 """
 
 EXAMPLES = r"""
@@ -91,25 +96,36 @@ deleted:
   type: list
   elements: str
   returned: always
+waiting:
+  description: What it still waits for, as one line, if the time of O(slice) was over.
+  type: str
+  returned: when O(slice) is over
+awaited:
+  description: The workloads that O(ready) waits for.
+  type: list
+  elements: dict
+  returned: when O(slice) is over
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import kube_client as kube
+from ..module_utils.helm_release import HelmReleaseError, newest_manifest
 from ..module_utils.kube_compare import (
     KubeCompareError,
     comparable,
     identity,
-    newest_release,
     owned_by_release,
     printable,
     replacement,
     validate,
 )
-from ..module_utils.kube_wait import WORKLOADS, NotReadyError, wait, workload
+from ..module_utils.kube_wait import WORKLOADS, NotReadyError, Wait, workload
 
 
 def wanted_objects(params: dict[str, Any], cluster: kube.Cluster) -> list[kube.Object]:
@@ -117,8 +133,8 @@ def wanted_objects(params: dict[str, Any], cluster: kube.Cluster) -> list[kube.O
     if params["release"]:
         name, namespace = params["release"]["name"], params["release"]["namespace"]
         secrets = cluster.list("v1", "Secret", namespace=namespace, label_selector=f"owner=helm,name={name}")
-        _revision, _status, manifest = newest_release(secrets)
-        items = [owned_by_release(item, name, namespace) for item in validate(kube.documents(manifest))]
+        manifest = kube.documents(newest_manifest(secrets))
+        items = [owned_by_release(item, name, namespace) for item in validate(manifest)]
         for item in items:
             if cluster.namespaced(item):
                 item["metadata"].setdefault("namespace", namespace)
@@ -131,14 +147,50 @@ def wanted_objects(params: dict[str, Any], cluster: kube.Cluster) -> list[kube.O
     return validate(definition if isinstance(definition, list) else [definition])
 
 
+# From so many objects of one kind and namespace on, one list is cheaper than as many requests.
+LIST_FROM = 3
+# While a workload starts its status changes several times a second, and what was read of it is outdated each time.
+ATTEMPTS = 5
+
+
 class Reconciler:
-    """Makes live objects equal to wanted ones and remembers what it did."""
+    """Makes live objects equal to wanted ones and remembers what it did, and to which it does it now."""
 
     def __init__(self, cluster: kube.Cluster, check_mode: bool) -> None:
         self._cluster, self._check = cluster, check_mode
         self.done: dict[str, list[str]] = {"created": [], "repaired": [], "deleted": []}
         self.diff: list[dict[str, Any]] = []
         self._new_namespaces: set = set()
+        self.current = ""
+        self._count: Counter[tuple] = Counter()
+        self._listed: dict[tuple, dict[str, kube.Object]] = {}
+
+    def run(self, wanted: Sequence[kube.Object], state: str) -> None:
+        """Make all objects `present`, in their order, or `absent`, in the opposite one."""
+        self._count = Counter(map(_shelf, wanted))
+        for item in wanted if state == "present" else reversed(wanted):
+            self.current = identity(item)
+            self._reconcile(item, state)
+
+    def _reconcile(self, wanted: kube.Object, state: str) -> None:
+        # Somebody else may change an object between the look and the change.
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                getattr(self, f"_{state}")(wanted, fresh=attempt > 1)
+                return
+            except Exception as error:
+                if attempt == ATTEMPTS or not kube.is_conflict(error):
+                    raise
+
+    def _live(self, wanted: kube.Object, fresh: bool) -> kube.Object | None:
+        shelf, name = _shelf(wanted), wanted["metadata"]["name"]
+        if fresh or self._count[shelf] < LIST_FROM:
+            return self._cluster.get(wanted)
+        if shelf not in self._listed:
+            version, kind, namespace = shelf
+            items = self._cluster.list(version, kind, namespace=namespace)
+            self._listed[shelf] = {item["metadata"]["name"]: item for item in items}
+        return self._listed[shelf].get(name)
 
     def _record(self, what: str, item: kube.Object, before: Any, after: Any) -> None:
         self.done[what].append(identity(item))
@@ -151,12 +203,12 @@ class Reconciler:
             }
         )
 
-    def present(self, wanted: kube.Object) -> None:
+    def _present(self, wanted: kube.Object, fresh: bool) -> None:
         """Create or repair one object."""
         namespace = wanted["metadata"].get("namespace")
         live = None
         if self._cluster.knows(wanted) and namespace not in self._new_namespaces:
-            live = self._cluster.get(wanted)
+            live = self._live(wanted, fresh)
         if live is None:
             if wanted["kind"] == "Namespace" and self._check:
                 self._new_namespaces.add(wanted["metadata"]["name"])
@@ -173,14 +225,26 @@ class Reconciler:
             after = self._cluster.replace(body, dry_run=False)
         self._record("repaired", wanted, live, after)
 
-    def absent(self, wanted: kube.Object) -> None:
+    def _absent(self, wanted: kube.Object, fresh: bool) -> None:
         """Delete one object."""
-        live = self._cluster.get(wanted) if self._cluster.knows(wanted) else None
+        live = self._live(wanted, fresh) if self._cluster.knows(wanted) else None
         if live is None:
             return
         if not self._check:
             self._cluster.delete(wanted)
         self._record("deleted", wanted, live, None)
+
+
+def _shelf(item: kube.Object) -> tuple:
+    return item["apiVersion"], item["kind"], item["metadata"].get("namespace")
+
+
+def wait(items: Sequence[kube.Object], cluster: kube.Cluster, params: dict[str, Any]) -> dict[str, Any]:
+    """Wait for the workloads among the objects; what to add to the result. Raises NotReadyError."""
+    awaited = [workload(item) for item in items if item["kind"] in WORKLOADS]
+    awaiting = Wait(params["kubeconfig"], params["ready"]["nodes"], awaited, cluster)
+    outcome = awaiting.run(params["ready"]["timeout"], slice_seconds=params["slice"])
+    return {"waiting": outcome.waiting, "awaited": awaited} if outcome.waiting else {}
 
 
 def main() -> None:
@@ -204,28 +268,26 @@ def main() -> None:
                     "nodes": {"type": "list", "elements": "str", "default": []},
                 },
             },
+            "slice": {"type": "float", "default": 0},
             **kube.ARGUMENT_SPEC,
         },
         mutually_exclusive=[("definition", "src", "release")],
         required_one_of=[("definition", "src", "release")],
         supports_check_mode=True,
     )
-    cluster = kube.Cluster(module)
+    cluster = kube.connect(module)
     reconciler = Reconciler(cluster, module.check_mode)
-    item: kube.Object = {}
+    waiting: dict[str, Any] = {}
     try:
-        items = wanted_objects(module.params, cluster)
-        if module.params["state"] == "absent":
-            items.reverse()
-        for item in items:
-            getattr(reconciler, module.params["state"])(item)
+        wanted = wanted_objects(module.params, cluster)
+        reconciler.run(wanted, module.params["state"])
         if module.params["ready"] and not module.check_mode:
-            wait(cluster, [workload(item) for item in items if item["kind"] in WORKLOADS], **module.params["ready"])
-    except (KubeCompareError, NotReadyError, OSError) as error:
+            waiting = wait(wanted, cluster, module.params)
+    except (KubeCompareError, HelmReleaseError, NotReadyError, OSError) as error:
         module.fail_json(msg=str(error), **reconciler.done)
     except Exception as error:
-        module.fail_json(msg=f"{identity(item) if item else 'API server'}: {kube.explain(error)}", **reconciler.done)
-    module.exit_json(changed=any(reconciler.done.values()), diff=reconciler.diff, **reconciler.done)
+        module.fail_json(msg=f"{reconciler.current or 'API server'}: {kube.explain(error)}", **reconciler.done)
+    module.exit_json(changed=any(reconciler.done.values()), diff=reconciler.diff, **reconciler.done, **waiting)
 
 
 if __name__ == "__main__":

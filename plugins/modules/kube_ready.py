@@ -7,8 +7,10 @@ DOCUMENTATION = r"""
 module: kube_ready
 short_description: Wait until workloads and nodes are ready
 description:
-  - Waits for the roll-outs of all workloads and for all nodes named, in one execution.
-  - When the time is over it fails with what is missing, the state of the pods concerned and the last warnings.
+  - Waits for the roll-outs of all workloads and for all nodes named. When all is ready at once, that is one execution.
+  - While it waits it shows every few seconds what is missing, the state of the pods concerned and their last event.
+  - When the time is over it fails with the same, the last warnings, and the last lines of the logs of containers that
+    fail. What looks like a secret, and every value of the Secrets of the namespace, is hidden in them.
 version_added: 0.1.0
 author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
@@ -43,6 +45,16 @@ options:
     description: Seconds to wait.
     type: int
     default: 300
+  slice:
+    description:
+      - Seconds after which the module returns with what it still waits for; V(0) is never.
+      - The action plugin sets this, to show progress, and runs the module again with O(waited).
+    type: float
+    default: 0
+  waited:
+    description: Seconds of O(timeout) that earlier executions have used.
+    type: float
+    default: 0
 """
 
 EXAMPLES = r"""
@@ -58,6 +70,16 @@ seconds:
   description: How long it took.
   type: float
   returned: success
+waiting:
+  description: What it still waits for, as one line, if the time of O(slice) was over.
+  type: str
+  returned: when O(slice) is over
+  sample: "8 of 300 s: Deployment jhub/hub: 0 of 1 pods are available | pod jhub/hub-1 on head: Pending; not ready yet"
+missing:
+  description: What is not ready, in check mode or when O(slice) is over.
+  type: list
+  elements: str
+  returned: success
 nodes:
   description: For each node asked for, its internal address.
   type: dict
@@ -67,7 +89,7 @@ nodes:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import kube_client as kube
-from ..module_utils.kube_wait import NotReadyError, wait
+from ..module_utils.kube_wait import NotReadyError, Wait
 
 
 def main() -> None:
@@ -86,27 +108,25 @@ def main() -> None:
             },
             "nodes": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 300},
+            "slice": {"type": "float", "default": 0},
+            "waited": {"type": "float", "default": 0},
             **kube.ARGUMENT_SPEC,
         },
         supports_check_mode=True,
     )
-    cluster = kube.Cluster(module)
-    params = module.params
-    timeout = 0 if module.check_mode else params["timeout"]
-    seconds, missing = 0.0, []
+    kube.require_library(module)
+    options = module.params
+    wait = Wait(options["kubeconfig"], options["nodes"], options["workloads"])
     try:
-        seconds = wait(cluster, params["workloads"], params["nodes"], timeout)
+        if module.check_mode:
+            module.exit_json(changed=False, seconds=0.0, missing=wait.missing(), nodes=wait.addresses)
+        outcome = wait.run(options["timeout"], options["waited"], options["slice"])
     except NotReadyError as error:
-        if not module.check_mode:
-            module.fail_json(msg=str(error))
-        missing = error.missing
-    addresses = {}
-    if params["nodes"] and not missing:
-        for node in cluster.list("v1", "Node"):
-            for address in node["status"].get("addresses", []):
-                if address["type"] == "InternalIP" and node["metadata"]["name"] in params["nodes"]:
-                    addresses[node["metadata"]["name"]] = address["address"]
-    module.exit_json(changed=False, seconds=seconds, nodes=addresses, missing=missing)
+        module.fail_json(msg=str(error), missing=error.missing)
+    result = {"seconds": outcome.seconds, "missing": outcome.missing, "nodes": wait.addresses}
+    if outcome.waiting:
+        result["waiting"] = outcome.waiting
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

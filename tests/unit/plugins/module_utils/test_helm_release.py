@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
+
 import pytest
-from ansible_collections.gpuhub.platform.plugins.module_utils.helm_release import helm_at_work, split_history
+from ansible_collections.gpuhub.platform.plugins.module_utils.helm_release import (
+    HelmReleaseError,
+    helm_at_work,
+    newest_manifest,
+    split_history,
+)
 
 
 def records(*statuses):
@@ -48,3 +57,19 @@ def test_split_history(statuses, removed, left):
 )
 def test_helm_at_work(command, expected):
     assert helm_at_work([*command.split(" "), ""], "jupyterhub") is expected
+
+
+def release(version, manifest):
+    """A release Secret as Helm stores it and the API server shows it."""
+    text = json.dumps({"version": version, "info": {"status": "deployed"}, "manifest": manifest}).encode()
+    data = base64.b64encode(base64.b64encode(gzip.compress(text))).decode()
+    return {"metadata": {"labels": {"version": str(version)}}, "data": {"release": data}}
+
+
+def test_newest_manifest_is_by_number_not_by_text():
+    assert newest_manifest([release(9, "nine"), release(10, "ten"), release(2, "two")]) == "ten"
+
+
+def test_no_release():
+    with pytest.raises(HelmReleaseError, match="not installed"):
+        newest_manifest([])

@@ -7,7 +7,12 @@ import json
 
 import pytest
 from ansible_collections.gpuhub.platform.plugins.module_utils import hub_smoke
-from ansible_collections.gpuhub.platform.plugins.module_utils.hub_smoke import Pod, SmokeTest, SmokeTestError
+from ansible_collections.gpuhub.platform.plugins.module_utils.hub_smoke import (
+    Pod,
+    SmokeTest,
+    SmokeTestError,
+    StillStarting,
+)
 
 PODS = (Pod("jupyter-smoke", "worker1"),)
 SERVER = "/hub/api/users/smoke/server"
@@ -98,7 +103,7 @@ def kernel(*printed):
     )
 
 
-def smoke(hub, connect=None, pods=PODS, timeout=30.0):
+def smoke(hub, connect=None, pods=PODS, timeout=30.0, **slices):
     return SmokeTest(
         "http://hub:30080/",
         "secret",
@@ -107,6 +112,7 @@ def smoke(hub, connect=None, pods=PODS, timeout=30.0):
         connect or kernel("jupyter-", "smoke\n"),
         lambda user: list(pods),
         timeout,
+        **slices,
     )
 
 
@@ -194,3 +200,19 @@ def test_a_hub_that_is_busy_with_the_server_is_asked_again():
     hub = Hub(running=True, busy=3)
     smoke(hub).run()
     assert hub.asked.count(f"DELETE {SERVER}") == 5
+
+
+def test_a_server_that_starts_slowly_is_followed_in_slices():
+    hub = Hub(events=[{"message": "pulling the image"}, {"message": "pulling the image"}, *READY])
+    with pytest.raises(StillStarting, match=r"0 of 30 s: the server of smoke starts \| (the hub has|pulling)"):
+        smoke(hub, pause=1e-9).run()
+    assert f"DELETE {SERVER}" not in hub.asked, "the server goes on starting"
+    hub.asked.clear()
+    assert smoke(hub, pause=8, waited=9).run()["seconds"] >= 9
+    assert hub.asked[0] == f"GET {SERVER}/progress", "it is not started anew"
+    assert f"DELETE {SERVER}" in hub.asked
+
+
+def test_slices_share_one_time_out():
+    with pytest.raises(SmokeTestError, match="30 s for everything"):
+        smoke(Hub(), pause=8, waited=31).run()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 
 import pytest
@@ -94,20 +92,3 @@ def test_a_secret_is_never_printed():
 def test_what_is_no_object_is_named(items, message):
     with pytest.raises(kc.KubeCompareError, match=message.replace("(", r"\(").replace(")", r"\)")):
         kc.validate(items)
-
-
-def release(version: int, manifest: str, status: str = "deployed"):
-    """A release Secret as Helm stores it and the API server shows it."""
-    text = json.dumps({"version": version, "info": {"status": status}, "manifest": manifest}).encode()
-    data = base64.b64encode(base64.b64encode(gzip.compress(text))).decode()
-    return {"metadata": {"labels": {"version": str(version)}}, "data": {"release": data}}
-
-
-def test_newest_release_is_by_number_not_by_text():
-    found = kc.newest_release([release(9, "nine"), release(10, "ten", "pending-upgrade"), release(2, "two")])
-    assert found == (10, "pending-upgrade", "ten")
-
-
-def test_no_release():
-    with pytest.raises(kc.KubeCompareError, match="not installed"):
-        kc.newest_release([])

@@ -46,46 +46,106 @@ def test_workload_problem(kind, generation, spec, status, problem):
     assert (problem in found) if problem else (found == "")
 
 
-def test_pod_problems_say_what_a_person_must_know():
-    pods = [
-        {
-            "metadata": {"namespace": "jhub", "name": "fine"},
-            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-        },
-        {
-            "metadata": {"namespace": "jhub", "name": "hub"},
-            "spec": {"nodeName": "head"},
-            "status": {
-                "phase": "Pending",
-                "containerStatuses": [
-                    {"name": "hub", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}
-                ],
-            },
-        },
-        {
-            "metadata": {"namespace": "jhub", "name": "jupyter-a"},
-            "status": {
-                "phase": "Pending",
-                "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}],
-            },
-        },
-    ]  # fmt: skip
-    assert kr.pod_problems(pods) == [
-        "pod jhub/hub on head: Pending; hub: ImagePullBackOff (not found)",
-        "pod jhub/jupyter-a on no node yet: Pending; 0/3 nodes are available",
-    ]
+def pod(name, *containers, phase="Pending", node="head", labels=None, conditions=(), namespace="jhub"):
+    return {
+        "metadata": {"namespace": namespace, "name": name, "labels": labels or {}},
+        "spec": {"nodeName": node},
+        "status": {"phase": phase, "conditions": list(conditions), "containerStatuses": list(containers)},
+    }
+
+
+READY = [{"type": "Ready", "status": "True"}]
+PULLING = {"name": "hub", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}
+CRASHING = {
+    "name": "hub",
+    "restartCount": 3,
+    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+    "lastState": {"terminated": {"exitCode": 1}},
+}
+ENDED = {"name": "init", "state": {"terminated": {"reason": "Error", "exitCode": 2}}}
+DONE = {"name": "init", "state": {"terminated": {"reason": "Completed", "exitCode": 0}}}
+NOT_READY = {"name": "proxy", "state": {"running": {}}, "ready": False}
+
+
+def event(name, message="m", kind="Pod", seconds=0, type_="Warning"):
+    return {
+        "type": type_,
+        "lastTimestamp": f"2026-01-01T10:00:{seconds:02}Z",
+        "metadata": {},
+        "involvedObject": {"kind": kind, "name": name},
+        "reason": "R",
+        "message": message,
+    }
+
+
+@pytest.mark.parametrize(
+    ("item", "events", "line"),
+    [
+        (pod("a", conditions=READY), [event("a")], None),
+        (pod("a", PULLING), [], "pod jhub/a on head: Pending; hub: ImagePullBackOff (not found)"),
+        (
+            pod("a", node=None, conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]),
+            [],
+            "pod jhub/a on no node yet: Pending; 0/3 nodes",
+        ),
+        (pod("a", DONE, NOT_READY, phase="Running"), [], "pod jhub/a on head: Running; not ready yet"),
+        (
+            pod("a", CRASHING, phase="Running"),
+            [],
+            "pod jhub/a on head: Running; hub: CrashLoopBackOff; hub restarted 3 times",
+        ),
+        (
+            pod("a", PULLING),
+            [event("a", "older", seconds=1), event("a", "newest", seconds=9), event("ab", "another's", seconds=30)],
+            "pod jhub/a on head: Pending; hub: ImagePullBackOff (not found); last event 10:00:09 R: newest",
+        ),
+        (
+            pod("a"),
+            [event("a", "x" * 300 + " the cause")],
+            f"pod jhub/a on head: Pending; not ready yet; last event 10:00:00 R: {'x' * 100} ... {'x' * 90} the cause",
+        ),
+    ],
+)
+def test_pod_problems_say_what_a_person_must_know(item, events, line):
+    assert kr.pod_problems([item], events) == ([line] if line else [])
 
 
 def test_last_events_are_the_newest_warnings():
     events = [
-        {
-            "type": kind,
-            "lastTimestamp": f"2026-01-0{day}",
-            "metadata": {},
-            "involvedObject": {"kind": "Pod", "name": "a"},
-            "reason": "R",
-            "message": "m",
-        }
-        for day, kind in [(3, "Warning"), (1, "Warning"), (2, "Normal"), (4, "Warning")]
-    ]  # fmt: skip
-    assert [line[:10] for line in kr.last_events(events, limit=2)] == ["2026-01-03", "2026-01-04"]
+        event("a", seconds=3),
+        event("a", seconds=1),
+        event("a", seconds=2, type_="Normal"),
+        event("a", seconds=4),
+    ]
+    assert [line[17:19] for line in kr.last_events(events, limit=2)] == ["03", "04"]
+
+
+def test_what_belongs_to_a_workload():
+    hub = {"metadata": {"namespace": "jhub", "name": "hub"}, "spec": {"selector": {"matchLabels": {"c": "hub"}}}}
+    own = pod("hub-1", labels={"c": "hub", "x": "y"})
+    others = [pod("a", labels={"c": "proxy"}), pod("b"), pod("c", labels={"c": "hub"}, namespace="other")]
+    assert kr.pods_of(hub, [own, *others]) == [own]
+    assert kr.pods_of({"metadata": {"name": "hub"}}, [own, *others]) == [], "without a selector nothing is chosen"
+    events = [event("hub", kind="Deployment"), event("hub-1"), event("hub-7c", kind="ReplicaSet"), event("hubble")]
+    assert kr.events_of(hub, events) == events[:3]
+
+
+def test_logs_that_explain_are_those_of_what_ended_then_of_what_runs():
+    pods = [pod("ready", CRASHING, conditions=READY), pod("a", DONE, NOT_READY), pod("b", CRASHING), pod("c", ENDED)]
+    assert kr.logs_to_read(pods) == [
+        ("jhub", "b", "hub", True),
+        ("jhub", "c", "init", False),
+        ("jhub", "a", "proxy", False),
+    ]
+    assert len(kr.logs_to_read(pods * 9)) == 4
+
+
+def test_a_log_is_bounded():
+    lines = kr.log_lines(kr.Log("jhub", "b", "hub", True), "\n".join(["x" * 999] * 99), limit=3, width=10)
+    assert lines == ["log of last run of jhub/b, container hub:", *["  | xxxxxxxxxx"] * 3]
+    assert kr.log_lines(kr.Log("jhub", "b", "hub", False), "") == ["log of jhub/b, container hub:", "  | (empty)"]
+
+
+def test_progress_is_one_bounded_line():
+    assert kr.progress(["Deployment a: 0 of 1"], ["pod b"], 8.4, 300) == "8 of 300 s: Deployment a: 0 of 1 | pod b"
+    assert len(kr.progress(["x" * 999], [], 8, 300)) <= 620

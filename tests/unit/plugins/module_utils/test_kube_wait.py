@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpuhub.platform.plugins.module_utils import kube_wait
-from ansible_collections.gpuhub.platform.plugins.module_utils.kube_wait import NotReadyError, wait
+from ansible_collections.gpuhub.platform.plugins.module_utils.kube_wait import NotReadyError, Wait
 
 DNS = {"kind": "Deployment", "namespace": "kube-system", "name": "coredns"}
 
@@ -53,7 +53,7 @@ def _at_once(monkeypatch):
 
 def test_looks_again_until_all_is_ready_also_while_the_api_server_is_away():
     cluster = FakeCluster(deployment(0), ConnectionError("refused"), None, deployment(1), deployment(2))
-    wait(cluster, [DNS], [], timeout=60)
+    Wait("", [], [DNS], cluster).run(60)
     assert cluster.looks == 5
 
 
@@ -69,7 +69,7 @@ def test_looks_again_until_all_is_ready_also_while_the_api_server_is_away():
 )
 def test_says_what_is_missing_when_the_time_is_over(cluster, nodes, said):
     with pytest.raises(NotReadyError, match="not ready after") as failed:
-        wait(cluster, [DNS], nodes, timeout=0)
+        Wait("", nodes, [DNS], cluster).run(0)
     assert len(failed.value.missing) == 1
     assert failed.value.missing[0].startswith(said)
     assert said in str(failed.value)
