@@ -34,7 +34,8 @@ class SmokeTest:
     """One run against one hub.
 
     `http` behaves like requests.Session, `connect(url, headers, timeout)` opens a WebSocket with `send`, `recv` and
-    `close`, `pods(user)` returns the pods of a user's servers. `timeout` bounds the whole run, in seconds.
+    `close`, `pods(user)` returns the pods of a user's servers. `timeout` bounds the whole run, in seconds;
+    `explain(user)` returns lines for the error on what those pods do.
 
     With a `pause` of some seconds `run` raises StillStarting when the server is not ready by then; a new SmokeTest that
     is told how many seconds were `waited` so far goes on from there.
@@ -51,12 +52,14 @@ class SmokeTest:
         timeout: float,
         pause: float = 0,
         waited: float = 0,
+        explain: Callable[[str], list[str]] = lambda user: [],
     ) -> None:
         self._url, self._user, self._http, self._connect, self._pods = url.rstrip("/"), user, http, connect, pods
         self._headers = {"Authorization": f"token {token}"}
         self._began = time.monotonic() - waited
         self._timeout, self._deadline = timeout, self._began + timeout
         self._resumed, self._pause = waited > 0, time.monotonic() + pause if pause else None
+        self._explain = explain
         self._server = f"/hub/api/users/{user}/server"
         self.events: list[str] = []
 
@@ -72,14 +75,15 @@ class SmokeTest:
             self._await_ready()
             output = self._run_cell()
             pods = self._pods(self._user)
-        except SmokeTestError:
+        except SmokeTestError as failure:
             # What went wrong first is what must be told. Cleaning up has time of its own.
+            failure = SmokeTestError("\n".join([str(failure), *self._explain(self._user)]))
             self._deadline = max(self._deadline, time.monotonic() + CLEAN_UP_SECONDS)
             try:
                 self._stop()
             except SmokeTestError as error:
                 self.events.append(f"and the server could not be stopped: {error}")
-            raise
+            raise failure from None
         self._stop()
         if len(pods) != 1:
             raise SmokeTestError(f"the API server reports {len(pods)} pods for user {self._user}, expected one: {pods}")

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from . import kube_client as kube
 from . import kube_rollout as rollout
-from .redaction import redact, secret_texts
+from .kube_explanation import explain_pods
 
 POLL_SECONDS = 0.5
-LOG_LINES = 8
 WORKLOADS = ("DaemonSet", "Deployment", "StatefulSet")
 
 # kind, namespace and name of a workload.
@@ -125,18 +124,14 @@ class Wait:
 
     def explanation(self) -> list[str]:
         """Return pods, last warnings and logs of what is late, without secrets; bounded."""
-        lines, known = [], set()
+        lines = []
         try:
             for workload, pods, events in self._surroundings():
-                namespace = workload["metadata"]["namespace"]
-                known |= secret_texts(self._connected().list("v1", "Secret", namespace=namespace))
-                lines += rollout.pod_problems(pods, events)
-                lines += rollout.last_events(rollout.events_of(workload, events))
-                for log in rollout.logs_to_read(pods):
-                    lines += rollout.log_lines(log, self._log(log), LOG_LINES)
+                concerned = rollout.events_of(workload, events)
+                lines += explain_pods(self._connected(), workload["metadata"]["namespace"], pods, concerned)
         except Exception as error:
             lines.append(f"no details: {kube.explain(error)}")
-        return redact("\n".join(lines), known).splitlines()
+        return lines
 
     def _surroundings(self) -> list[tuple[kube.Object, list[kube.Object], list[kube.Object]]]:
         cluster, found = self._connected(), []
@@ -145,9 +140,3 @@ class Wait:
             pods = rollout.pods_of(workload, cluster.list("v1", "Pod", namespace=namespace))
             found.append((workload, pods, cluster.list("v1", "Event", namespace=namespace)))
         return found
-
-    def _log(self, log: rollout.Log) -> str:
-        try:
-            return self._connected().log(log.namespace, log.pod, log.container, log.previous, LOG_LINES)
-        except Exception as error:
-            return kube.explain(error)

@@ -11,7 +11,8 @@ description:
     starts a kernel, runs a cell that prints the host's name, compares that with the pod that the API server reports,
     and stops the server.
   - While the server starts it shows every few seconds what the hub reports.
-  - When the server does not start, the error holds what the hub reported, such as the scheduler's and kubelet's events.
+  - When the server does not start, the error holds what the hub reported, such as the scheduler's and kubelet's events,
+    and the state, the events and the last log lines of the pod, without secrets.
 version_added: 0.1.0
 author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
@@ -99,6 +100,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ..module_utils import kube_client as kube
 from ..module_utils.hub_smoke import Pod, SmokeTest, SmokeTestError, StillStarting
+from ..module_utils.kube_explanation import explain_pods
 
 try:
     import requests
@@ -114,18 +116,38 @@ def connect(url: str, headers: dict[str, str], timeout: float) -> Any:
     return websocket.create_connection(url, header=headers, timeout=timeout, http_no_proxy=["*"])
 
 
-def user_pods(cluster: kube.Cluster, namespace: str, user: str) -> list[Pod]:
-    """Return the pods of a user's servers, found by the annotation that holds the raw name."""
-    try:
-        found = cluster.list("v1", "Pod", namespace=namespace, label_selector="component=singleuser-server")
-    except Exception as error:
-        raise SmokeTestError(f"pods of namespace {namespace}: {kube.explain(error)}") from error
-    return [
-        Pod(item["metadata"]["name"], item["spec"].get("nodeName", ""))
-        for item in found
-        if item["metadata"].get("annotations", {}).get("hub.jupyter.org/username") == user
-        and not item["metadata"].get("deletionTimestamp")
-    ]
+class UserPods:
+    """The pods of users' servers, found by the annotation that holds the raw name."""
+
+    def __init__(self, cluster: kube.Cluster, namespace: str) -> None:
+        self._cluster, self._namespace = cluster, namespace
+
+    def _live(self, user: str) -> list[kube.Object]:
+        selector = "component=singleuser-server"
+        return [
+            item
+            for item in self._cluster.list("v1", "Pod", namespace=self._namespace, label_selector=selector)
+            if item["metadata"].get("annotations", {}).get("hub.jupyter.org/username") == user
+            and not item["metadata"].get("deletionTimestamp")
+        ]
+
+    def of(self, user: str) -> list[Pod]:
+        """Return the pods of a user; raise SmokeTestError if the API server does not tell."""
+        try:
+            return [Pod(item["metadata"]["name"], item["spec"].get("nodeName", "")) for item in self._live(user)]
+        except Exception as error:
+            raise SmokeTestError(f"pods of namespace {self._namespace}: {kube.explain(error)}") from error
+
+    def explain(self, user: str) -> list[str]:
+        """Return what keeps a user's pods from being ready, one line each."""
+        try:
+            pods = self._live(user)
+            names = [pod["metadata"]["name"] for pod in pods]
+            events = self._cluster.list("v1", "Event", namespace=self._namespace)
+            concerned = [event for event in events if event["involvedObject"].get("name") in names]
+            return explain_pods(self._cluster, self._namespace, pods, concerned)
+        except Exception as error:
+            return [f"no details: {kube.explain(error)}"]
 
 
 def main() -> None:
@@ -150,7 +172,7 @@ def main() -> None:
     options = module.params
     if not options["url"].startswith(("http://", "https://")):
         module.fail_json(msg=f"url is '{options['url']}'; it must begin with http:// or https://")
-    cluster = kube.connect(module)
+    pods = UserPods(kube.connect(module), options["namespace"])
     with requests.Session() as session:
         session.trust_env = False
         test = SmokeTest(
@@ -159,7 +181,8 @@ def main() -> None:
             user=options["user"],
             http=session,
             connect=connect,
-            pods=lambda user: user_pods(cluster, options["namespace"], user),
+            pods=pods.of,
+            explain=pods.explain,
             timeout=options["timeout"],
             pause=options["slice"],
             waited=options["waited"],

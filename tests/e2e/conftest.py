@@ -18,4 +18,5 @@ def bare(deployment: Deployment) -> Deployment:
     deployment.lab("clean")
     deployment.lab("build")
     deployment.lab("up")
+    deployment.lab("save", "bare")
     return deployment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -12,15 +11,12 @@ from typing import Any
 
 import pytest
 from harness import HEAD, WORKERS, Deployment, wait_for
+from state import digest
 
 # The run's seed: set GPUHUB_SEED to repeat one.
 SEED = int(os.environ.get("GPUHUB_SEED") or random.SystemRandom().randrange(10**6))
 ARGS = "/var/snap/microk8s/current/args"
 MIRROR = f"{ARGS}/certs.d/quay.io/hosts.toml"
-KINDS = (
-    "namespaces,configmaps,secrets,services,serviceaccounts,deployments,daemonsets,statefulsets,persistentvolumeclaims,"
-    "networkpolicies,roles,rolebindings,clusterroles,clusterrolebindings,storageclasses"
-)
 
 
 @dataclass(frozen=True)
@@ -235,41 +231,6 @@ FAULTS = [
         ),
     ),
 ]  # fmt: skip
-
-
-# Annotations in which controllers and kubectl note what they did last. MicroK8s applies its network by kubectl; an
-# object that was deleted comes back from the play without kubectl's note.
-BOOKKEEPING = (
-    "deployment.kubernetes.io/revision",
-    "deprecated.daemonset.template.generation",
-    "kubectl.kubernetes.io/last-applied-configuration",
-)
-
-
-def digest(deployment: Deployment) -> dict[str, str]:
-    """A hash of every object of the cluster and of every file that the platform wrote, by name."""
-    found = {}
-    for item in deployment.objects(KINDS):
-        metadata = item["metadata"]
-        name = f"{item['kind']} {metadata.get('namespace', '')}/{metadata['name']}"
-        if item["kind"] == "Secret" and item["type"] == "helm.sh/release.v1":
-            continue  # one more revision after each upgrade, by design
-        annotations = {key: value for key, value in metadata.get("annotations", {}).items() if key not in BOOKKEEPING}
-        content = {key: value for key, value in item.items() if key not in ("metadata", "status")}
-        text = json.dumps([content, metadata.get("labels"), annotations], sort_keys=True)
-        found[name] = hashlib.sha256(text.encode()).hexdigest()
-    files = (
-        "find /etc/microk8s.yaml /etc/gpuhub /var/snap/microk8s/current/args /var/lib/gpuhub -type f"
-        " -not -path '/var/lib/gpuhub/volumes/*' -not -path '/var/lib/gpuhub/registry/*'"
-        " -not -path '/var/lib/gpuhub/python/*'"
-        # It names the start of each service, and a repair may restart one.
-        " -not -path '/var/lib/gpuhub/microk8s-arguments.json' -print0 | xargs -0 sha256sum"
-    )
-    for host in [HEAD, *WORKERS]:
-        for line in deployment.on(host, files).splitlines():
-            hashed, path = line.split(maxsplit=1)
-            found[f"{host}:{path}"] = hashed
-    return found
 
 
 def rounds() -> list[list[Fault]]:

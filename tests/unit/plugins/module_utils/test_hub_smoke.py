@@ -216,3 +216,15 @@ def test_a_server_that_starts_slowly_is_followed_in_slices():
 def test_slices_share_one_time_out():
     with pytest.raises(SmokeTestError, match="30 s for everything"):
         smoke(Hub(), pause=8, waited=31).run()
+
+
+def test_a_failure_is_explained_before_the_server_is_stopped():
+    hub = Hub(events=[{"failed": True, "message": "no image"}])
+
+    def explain(user):
+        assert f"DELETE {SERVER}" not in hub.asked, "the pod must still be there"
+        return [f"pod of {user}: Pending"]
+
+    with pytest.raises(SmokeTestError, match="no image\npod of smoke: Pending"):
+        smoke(hub, explain=explain).run()
+    assert hub.asked[-1].endswith("users/smoke"), "and then it is stopped"
