@@ -13,8 +13,13 @@ _KINDS = (
     "namespaces,configmaps,secrets,services,serviceaccounts,deployments,daemonsets,statefulsets,persistentvolumeclaims,"
     "networkpolicies,roles,rolebindings,clusterroles,clusterrolebindings,storageclasses"
 )
-# Counters of changes, not state.
-_COUNTERS = ("deployment.kubernetes.io/revision", "deprecated.daemonset.template.generation")
+# Annotations in which controllers and kubectl note what they did last. MicroK8s applies its network by kubectl; an
+# object that was deleted comes back from the play without kubectl's note.
+_BOOKKEEPING = (
+    "deployment.kubernetes.io/revision",
+    "deprecated.daemonset.template.generation",
+    "kubectl.kubernetes.io/last-applied-configuration",
+)
 
 
 def digest(deployment: Deployment) -> dict[str, str]:
@@ -145,7 +150,7 @@ def _content(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _annotations(item: dict[str, Any]) -> dict[str, str]:
-    return {key: value for key, value in item["metadata"].get("annotations", {}).items() if key not in _COUNTERS}
+    return {key: value for key, value in item["metadata"].get("annotations", {}).items() if key not in _BOOKKEEPING}
 
 
 def _common(item: dict[str, Any]) -> Any:

@@ -47,7 +47,7 @@ FAILURES = {
     "offline_images": {"__offline_images_socket": "/run/nobody-listens-here"},
     "jupyterhub, files of secrets": {"__jupyterhub_values_file": "/proc/no/such/file"},
     "jupyterhub, helm": {"__jupyterhub_helm": "/bin/false"},
-    "jupyterhub, a hub that is not ready": {"jupyterhub_ready_timeout": 1},
+    "jupyterhub, a hub that no node takes": {"jupyterhub_core_node": "nowhere", "jupyterhub_ready_timeout": 12},
     "jupyterhub, smoke test": {"jupyterhub_smoke_test_timeout": 1},
 }
 
@@ -272,6 +272,17 @@ def run(deployment: Deployment, folder: Path) -> Iterator[Run]:
 def test_the_runs_failed_where_they_should_and_then_succeeded(run):
     assert run.codes["success"] == 0, run.outputs["success"][-6000:]
     assert [name for name, code in run.codes.items() if code == 0] == ["success"]
+
+
+def test_who_waits_sees_for_what_and_a_time_out_says_why(run):
+    output = run.outputs["jupyterhub, a hub that no node takes"]
+    waiting = re.search(r"^waiting: \[head\.lab\] \d+ of 12 s: (.*)$", output, re.MULTILINE)
+    assert waiting, output[-6000:]
+    for told in ("Deployment jhub/hub: 0 of 1 pods", "pod jhub/hub-", "on no node yet: Pending", "FailedScheduling"):
+        assert told in waiting[1]
+    failed = output[output.index("not ready after 1") :]
+    assert "Deployment jhub/hub: 0 of 1 pods" in failed
+    assert "FailedScheduling" in failed
 
 
 def test_there_are_enough_secrets(run):
