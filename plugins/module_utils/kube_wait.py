@@ -134,8 +134,9 @@ class Wait:
         return lines
 
     def _surroundings(self) -> list[tuple[kube.Object, list[kube.Object], list[kube.Object]]]:
-        cluster, found = self._connected(), []
+        found = []
         for workload in self._late:
+            cluster = self._connected()
             namespace = workload["metadata"]["namespace"]
             pods = rollout.pods_of(workload, cluster.list("v1", "Pod", namespace=namespace))
             found.append((workload, pods, cluster.list("v1", "Event", namespace=namespace)))

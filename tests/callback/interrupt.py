@@ -41,8 +41,11 @@ def identity(task) -> str:
 
 
 def kill_this_run() -> None:
-    """Kill every process that has this run's mark: Ansible, its workers, its connections; itself last."""
-    mark = f"GPUHUB_INTERRUPT_RUN={os.environ['GPUHUB_INTERRUPT_RUN']}".encode()
+    """Kill Ansible, then every process that has this run's mark: its workers, its connections."""
+    mark, main = f"GPUHUB_INTERRUPT_RUN={os.environ['GPUHUB_INTERRUPT_RUN']}".encode(), os.getpid()
+    if os.fork():  # the child does it: Ansible first, which would report that it has lost its workers
+        time.sleep(60)
+    os.kill(main, signal.SIGKILL)
     for _ in range(2):  # what one has started while the others were looked at
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -50,7 +53,7 @@ def kill_this_run() -> None:
                     os.kill(int(process.name), signal.SIGKILL)
             except OSError:
                 continue  # it has ended
-    os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(0)
 
 
 class CallbackModule(CallbackBase):

@@ -276,7 +276,7 @@ def test_the_runs_failed_where_they_should_and_then_succeeded(run):
 
 def test_who_waits_sees_for_what_and_a_time_out_says_why(run):
     output = run.outputs["jupyterhub, a hub that no node takes"]
-    waiting = re.search(r"^waiting: \[head\.lab\] \d+ of 12 s: (.*)$", output, re.MULTILINE)
+    waiting = re.search(r"^waiting: \[head\.lab\] .*JupyterHub is ready: \d+ of 12 s: (.*)$", output, re.MULTILINE)
     assert waiting, output[-6000:]
     for told in ("Deployment jhub/hub: 0 of 1 pods", "pod jhub/hub-", "on no node yet: Pending", "FailedScheduling"):
         assert told in waiting[1]

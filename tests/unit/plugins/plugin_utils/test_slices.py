@@ -11,7 +11,9 @@ from ansible_collections.gpuhub.platform.plugins.plugin_utils import slices
 @pytest.fixture
 def action(monkeypatch):
     """An action whose module gives the answers of `answers`; `asked` are its arguments, `shown` the lines displayed."""
-    task = SimpleNamespace(args={"timeout": 300}, resolved_action="gpuhub.platform.kube_ready", async_val=0)
+    task = SimpleNamespace(
+        args={"timeout": 300}, resolved_action="gpuhub.platform.kube_ready", get_name=lambda: "Ready"
+    )
     action = object.__new__(slices.SlicedModule)
     action._task, action.asked, action.shown, action.answers = task, [], [], []
 
@@ -39,6 +41,6 @@ def test_what_is_ready_costs_one_execution(action):
 def test_what_is_not_is_shown_until_it_ends(action, end):
     action.answers = [{"waiting": "8 of 300 s: a"}, {"waiting": "17 of 300 s: b"}, end]
     assert action.run(task_vars={"inventory_hostname": "head"}) == end
-    assert action.shown == ["waiting: [head] 8 of 300 s: a", "waiting: [head] 17 of 300 s: b"]
-    assert [arguments["waited"] for arguments in action.asked] == [9, 18, 27]
+    assert action.shown == ["waiting: [head] Ready: 8 of 300 s: a", "waiting: [head] Ready: 17 of 300 s: b"]
+    assert [arguments.get("waited") for arguments in action.asked] == [None, 9, 18]
     assert all(arguments["timeout"] == 300 and arguments["slice"] == 8 for arguments in action.asked)
