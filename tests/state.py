@@ -90,7 +90,7 @@ _HELM_LIST = (
 # Files whose content is drawn anew for each deployment; that they are there, whose and with which mode is compared.
 _DRAWN = r"^/var/lib/gpuhub/(secrets|pki|values)/|^/etc/gpuhub/.*\.crt$|/tls/|\.(key|crt|pem|csr)$"
 _FILES = f"""
-import hashlib, os, pwd, re, stat
+import hashlib, os, re, stat
 ROOTS = ["/etc/microk8s.yaml", "/etc/gpuhub", "/var/lib/gpuhub", "/var/snap/microk8s/current/args",
          "/var/snap/microk8s/common/sideload", "/var/snap/microk8s/common/.microk8s.yaml", "/root", "/tmp", "/var/tmp",
          "/opt", "/srv", "/etc/systemd/system", "/etc/hosts"]

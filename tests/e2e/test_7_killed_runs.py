@@ -196,18 +196,27 @@ def test_then_nothing_is_left_to_do(changed_settings, deployment):
 
 
 def test_the_comparison_sees_small_differences(changed_settings, deployment):
-    """The control: a mode, a line, a file too many and an edited object are all seen."""
+    """The control: a mode, a line, a file too many, and an edited object are all seen."""
+    kubectl = "/snap/bin/microk8s kubectl -n jhub"
     planted = {
-        f"{HEAD}: file /var/lib/gpuhub/secrets": "chmod 755 /var/lib/gpuhub/secrets",
-        f"{HEAD}: file /etc/microk8s.yaml": "echo '# by hand' >> /etc/microk8s.yaml",
-        f"{HEAD}: file /var/tmp/left-behind": "touch /var/tmp/left-behind",
-        "ConfigMap jhub/gpuhub-core": "/snap/bin/microk8s kubectl -n jhub delete configmap gpuhub-core",
+        f"{HEAD}: file /var/lib/gpuhub/secrets": (
+            "chmod 755 /var/lib/gpuhub/secrets",
+            "chmod 700 /var/lib/gpuhub/secrets",
+        ),
+        f"{HEAD}: file /etc/microk8s.yaml": (
+            "echo '# by hand' >> /etc/microk8s.yaml",
+            "sed -i '$d' /etc/microk8s.yaml",
+        ),
+        f"{HEAD}: file /var/tmp/left-behind": ("touch /var/tmp/left-behind", "rm /var/tmp/left-behind"),
+        "ConfigMap jhub/gpuhub-core": (
+            f"{kubectl} label configmap gpuhub-core by=hand",
+            f"{kubectl} label configmap gpuhub-core by-",
+        ),
     }
-    for script in planted.values():
-        deployment.on(HEAD, script)
-    try:
-        found = [line.partition(": '")[0] for line in differences(changed_settings.after, outline(deployment))]
-        assert sorted(found) == sorted(planted)
-    finally:
-        deployment.on(HEAD, "rm /var/tmp/left-behind")
-        assert deployment.play().code == 0
+    for plant, _ in planted.values():
+        deployment.on(HEAD, plant)
+    found = differences(changed_settings.after, outline(deployment))
+    for _, remove in planted.values():
+        deployment.on(HEAD, remove)
+    assert sorted(line.partition(": '")[0] for line in found) == sorted(planted)
+    assert differences(changed_settings.after, outline(deployment)) == []
