@@ -94,7 +94,7 @@ import hashlib, os, re, stat
 ROOTS = ["/etc/microk8s.yaml", "/etc/gpuhub", "/var/lib/gpuhub", "/var/snap/microk8s/current/args",
          "/var/snap/microk8s/common/sideload", "/var/snap/microk8s/common/.microk8s.yaml", "/root", "/tmp", "/var/tmp",
          "/opt", "/srv", "/etc/systemd/system", "/etc/hosts"]
-PASSED = re.compile(r"/var/lib/gpuhub/(volumes|registry/data|registry/run)/|__pycache__|^/root/\\.ssh/|"
+PASSED = re.compile(r"/var/lib/gpuhub/(volumes|registry/data|registry/run)/|__pycache__|^/root/\\.(ssh|kube)/|"
                     # It names the start of each service.
                     r"^/var/lib/gpuhub/microk8s-arguments.json$|"
                     # What Ansible and systemd leave for the moment.
@@ -177,8 +177,10 @@ def _common(item: dict[str, Any]) -> Any:
         content = {}
     elif kind in ("Deployment", "DaemonSet", "StatefulSet"):
         marks = spec["template"]["metadata"].get("annotations", {})
-        for key in [key for key in marks if key.startswith("checksum/") or key.endswith("restartedAt")]:
+        for key in [key for key in marks if key.startswith("checksum/") or key == "gpuhub.io/certificate"]:
             marks[key] = "(of secrets too)"
+    # Where the smoke test's first server happened to start.
+    annotations = {key: value for key, value in annotations.items() if not key.endswith("selected-node")}
     return [content, item["metadata"].get("labels"), annotations]
 
 

@@ -37,7 +37,8 @@ FOUND = {
         "API server's key": "cat /var/snap/microk8s/current/certs/server.key",
         "service accounts' key": "cat /var/snap/microk8s/current/certs/serviceaccount.key",
         "front proxy's key": "cat /var/snap/microk8s/current/certs/front-proxy-client.key",
-        "callbacks' token": "cat /var/snap/microk8s/current/credentials/callback-token*.txt",
+        "kubelet's key": "cat /var/snap/microk8s/current/certs/kubelet.key",
+        "scheduler's key": "cat /var/snap/microk8s/current/certs/scheduler.key",
     },
     **{host: {"ssh host key": "cat /etc/ssh/ssh_host_ed25519_key"} for host in WORKERS},
 }
