@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from urllib.parse import quote
@@ -100,7 +100,8 @@ class Watch(threading.Thread):
                 except OSError:
                     continue  # it has ended
             for file in self._credentials.glob("*/credentials/cluster-tokens.txt"):
-                self.tokens |= {line.partition("|")[0] for line in file.read_text().split()}
+                with suppress(FileNotFoundError):  # it is being replaced
+                    self.tokens |= {line.partition("|")[0] for line in file.read_text().split()}
             self.rounds += 1
 
     def end(self) -> None:
