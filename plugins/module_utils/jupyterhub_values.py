@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .usernames import RESERVED_PREFIX, SIGN_UP_PATTERN
+from . import usernames
 
 # Where the hub's container has what the role gives it.
 CORE_FOLDER = "/usr/local/share/gpuhub"
@@ -74,12 +74,9 @@ def _auth(auth: Mapping[str, Any], passwords: Mapping[str, str]) -> dict[str, An
         raise ValuesError(f"jupyterhub_native_approval is '{auth['approval']}'; it must be admin or auto")
     if not passwords:
         raise ValuesError("jupyterhub_admin_users is empty; nobody could approve anybody")
-    for name in passwords:
-        if not re.match(SIGN_UP_PATTERN, name) or name.startswith(RESERVED_PREFIX):
-            raise ValuesError(
-                f"jupyterhub_admin_users has '{name}'; a name is made of lower-case letters and digits with single "
-                f". _ @ + or - between them, has at most 48 characters and does not begin with {RESERVED_PREFIX}"
-            )
+    wrong = usernames.faults(passwords)
+    if wrong:
+        raise ValuesError(f"jupyterhub_admin_users: {'; '.join(wrong)}")
     for key, least in (("minimum_password_length", 8), ("allowed_failed_logins", 1), ("lockout_seconds", 1)):
         if int(auth[key]) < least:
             raise ValuesError(f"jupyterhub_native_{key} is {auth[key]}; it must be at least {least}")
