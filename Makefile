@@ -37,6 +37,7 @@ lint: venv ## style of playbooks, roles, plugins and tests
 	ansible-lint
 	tests/lint/argument_specs.py
 	tests/lint/troubleshooting.py
+	tests/lint/settings_page.py
 	antsibull-changelog lint
 
 sanity: venv ## that archive, as Ansible's own tools judge it

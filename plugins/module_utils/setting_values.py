@@ -17,8 +17,8 @@ _BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
-_QUANTITY = re.compile(r"\d+(?:\.\d+)?(?:[KMGTP]i|[kMGTP])")
-_CORES = re.compile(r"\d+(?:\.\d+)?|\d+m")
+_QUANTITY = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[KMGTP]i|[kMGTP])")
+_CORES = re.compile(r"[0-9]+(?:\.[0-9]+)?|[0-9]+m")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _RESOURCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
@@ -32,14 +32,14 @@ def boolean(value: Any) -> bool:
 
 def whole_number(value: Any) -> int:
     """A whole number from 1."""
-    if not re.fullmatch(r"0*[1-9]\d{0,8}", str(value)):
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", str(value)):
         raise ValueError("must be a whole number from 1")
     return int(value)
 
 
 def port(value: Any) -> int:
     """A TCP port."""
-    if not re.fullmatch(r"\d{1,5}", str(value)) or not 0 < int(value) < 65536:
+    if not re.fullmatch(r"[0-9]{1,5}", str(value)) or not 0 < int(value) < 65536:
         raise ValueError("must be a port, a number from 1 to 65535")
     return int(value)
 

@@ -2,10 +2,12 @@
 """Every default of a role has an entry in its argument specification with the same value, and the other way round.
 
 A default of another type than text that is an expression is described there in words.
+Variables `gpuhub_*`, which no role owns, are in vars/settings.yml.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import yaml
 # A default that is an expression is no value of these types: the documentation tools refuse it as one.
 CONVERTED = ("bool", "dict", "float", "int")
 
-ROLES = Path(__file__).resolve().parents[2] / "roles"
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROLES = REPOSITORY / "roles"
 
 
 def options(role: Path) -> dict[str, dict]:
@@ -46,10 +49,23 @@ def differences(role: Path) -> list[str]:
     return sorted(f"{role.name}: {line}" for line in found)
 
 
+def unspecified() -> list[str]:
+    """Shared variables that a role or playbook uses and vars/settings.yml does not have."""
+    specified = yaml.safe_load((REPOSITORY / "vars" / "settings.yml").read_text())["shared"]
+    patterns = ("roles/**/*.yml", "roles/**/*.j2", "playbooks/*.yml")
+    files = [path for pattern in patterns for path in REPOSITORY.glob(pattern)]
+    used = {(name, path) for path in files for name in re.findall(r"(?<![\w.])gpuhub_\w+", path.read_text())}
+    return sorted(
+        f"{name}: in {path.relative_to(REPOSITORY)}, not in vars/settings.yml"
+        for name, path in used
+        if name not in specified
+    )
+
+
 def main() -> int:
     """Print all differences; 1 if there are any."""
     roles = sorted(path for path in ROLES.iterdir() if path.is_dir())
-    found = [line for role in roles for line in differences(role)]
+    found = [line for role in roles for line in differences(role)] + unspecified()
     for line in found:
         print(line)
     print(f"{len(roles)} roles: {len(found)} differences between defaults and argument specifications")
