@@ -153,18 +153,18 @@ class ActionModule(ActionBase):
                 affected.setdefault((f"{source.path}: {problem}", ""), []).append(host.name)
         everybody = [host.name for host in hosts]
         return [
-            f"{text} ({'; '.join(filter(None, [of_hosts(names, everybody), origin]))})"
-            for (text, origin), names in affected.items()
+            f"{text} ({'; '.join(filter(None, [of_hosts(some, everybody), origin]))})"
+            for (text, origin), some in affected.items()
         ], sorted(later)
 
     def _read(self, host: Host) -> tuple[jhub_env.Settings, EnvironmentFile | None]:
         """What a host's jhub.env says, and which file that is. Raises AnsibleError if it cannot be read."""
         name = host.value("gpuhub_env_file", "")
-        if not name:
+        if not name or not isinstance(name, str):  # what is no path is a wrong type, and in the report already
             return jhub_env.read(""), None
         places = [host.variables.get("inventory_dir"), host.variables.get("playbook_dir"), str(Path.cwd())]
         source = EnvironmentFile(
-            find(str(name), [place for place in places if place]), names(host.value("gpuhub_env_ignore", []))
+            find(name, [place for place in places if place]), names(host.value("gpuhub_env_ignore", []))
         )
         if source not in self._files:
             text = self._loader.get_text_file_contents(str(source.path))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import jinja2.meta
+import jinja2.nodes
 import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -22,6 +22,9 @@ COLLECTION = Path(__file__).resolve().parents[2]
 
 # What templates may call that is no variable.
 _FUNCTIONS = {*jinja2.defaults.DEFAULT_NAMESPACE, "lookup", "query", "q", "now", "omit", "undef"}
+
+# Ansible's, as far as it decides what a template may look like.
+_SYNTAX = jinja2.Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"])
 
 # Known in a play, but filled by what is found out on hosts.
 _FOUND_OUT = {"ansible_facts", "ansible_local", "hostvars", "vars"}
@@ -79,10 +82,11 @@ def waits_for(value: Any, variables: Mapping[str, Any], seen: frozenset[str] = f
         if "{{" not in text and "{%" not in text:
             continue
         try:
-            parsed = jinja2.Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"]).parse(text)
+            used = list(_SYNTAX.parse(text).find_all(jinja2.nodes.Name))
         except jinja2.TemplateSyntaxError:
             continue  # to evaluate it will say so, with the place
-        names |= jinja2.meta.find_undeclared_variables(parsed) - _FUNCTIONS - seen
+        # Names that the template itself sets are its own. jinja2.meta would know, but fails on Ansible's filters.
+        names |= {node.name for node in used} - {node.name for node in used if node.ctx == "store"} - _FUNCTIONS - seen
     unknown = {name for name in names if name in _FOUND_OUT or name not in variables}
     for name in names - unknown:
         unknown |= waits_for(variables[name], variables, seen | names)
