@@ -244,6 +244,13 @@ def test_without_facts_as_variables_the_file_counts_too(site):
     assert seen["w2"] == {"jupyterhub_pvc_size": "128Gi"}
 
 
+def test_a_part_of_the_play_has_the_settings_too(site):
+    site.write("jhub.env", "PVC_SIZE=128Gi\n")
+    code, output = site.check("-e", "gpuhub_env_file=jhub.env", "--tags", "a-part")
+    assert code == 0, output
+    assert "jupyterhub_pvc_size: 128Gi" in output
+
+
 def test_braces_of_the_file_are_no_template(site):
     site.write("jhub.env", "GITHUB_CLIENT_ID='{{ 1 + 1 }}'\nAUTH_MODE=native\nSINGLEUSER_IMAGE='{{ 1 }}:2'\n")
     _, output = site.check("-e", "gpuhub_env_file=jhub.env")
