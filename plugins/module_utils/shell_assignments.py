@@ -7,14 +7,14 @@ what they would expand and what they would run is a fault, not a guess.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 
 class Assignment(NamedTuple):
     """A name that is set; `value` is None where it could not be read, and a fault says why."""
 
     name: str
-    value: Optional[str]  # noqa: UP045 - evaluated at run time, on Python 3.9 too
+    value: str | None
     line: int
 
 
