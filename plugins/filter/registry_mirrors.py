@@ -11,11 +11,13 @@ from ..module_utils.registry_mirrors import RegistryMirrorsError
 from ..module_utils.registry_mirrors import registry_mirrors as render
 
 
-def registry_mirrors(upstreams: Iterable[str], head: str, port: Any, ca: str) -> dict[str, str]:
+def registry_mirrors(
+    upstreams: Iterable[str], registry: str, ca: str, username: str = "", password: str = ""
+) -> dict[str, str]:
     """Upstream -> text of its hosts.toml."""
     try:
-        return render(upstreams, head, int(port), ca)
-    except (RegistryMirrorsError, ValueError) as error:
+        return render(upstreams, registry, ca, username, password)
+    except RegistryMirrorsError as error:
         raise AnsibleFilterError(f"registry_mirrors: {error}") from error
 
 

@@ -17,6 +17,19 @@ USERS_FOLDER = "/srv/gpuhub/users"
 # Settings of JupyterLab beside those of the image; the role writes the ConfigMap, one key for each file.
 LAB_CONFIG_MAP = "gpuhub-lab"
 LAB_FOLDER = "/etc/jupyter/labconfig/default_setting_overrides.d"
+# Authorities of the site, with the system's, in the hub and in notebooks.
+CA_CONFIG_MAP = "gpuhub-ca"
+CA_FOLDER = "/etc/gpuhub/ca"
+CA_FILE = f"{CA_FOLDER}/ca.crt"
+# Each is read by others: OpenSSL and Go, Python's requests, curl, Node.js, pip, git.
+CA_VARIABLES = (
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "GIT_SSL_CAINFO",
+)
 
 SMOKE_TEST = "gpuhub-smoke"
 AUTHENTICATOR = "gpuhub_hub.native.PlatformNativeAuthenticator"
@@ -95,31 +108,32 @@ def _user_resources(settings: Mapping[str, Any]) -> dict[str, Any]:
     return resources
 
 
-def _notebook_volumes(shared: str) -> dict[str, Any]:
-    """Return volumes and mounts of a notebook: JupyterLab's settings, and where `shared` is a path, the user's folder
-    and the examples.
+class _Mounts:
+    """Volumes and where they are mounted, as the chart has them for the hub and for notebooks."""
 
-    Type Directory: where the storage is not mounted the pod says so, and kubelet makes no empty folder instead.
-    """
+    def __init__(self) -> None:
+        self.volumes: list[dict[str, Any]] = []
+        self.mounts: list[dict[str, Any]] = []
 
-    def volume(name: str, host_path: str) -> dict[str, Any]:
-        return {"name": name, "hostPath": {"path": host_path, "type": "Directory"}}
+    def add(self, name: str, path: str, read_only: bool = False, **source: Mapping[str, Any]) -> None:
+        """Mount a volume, the whole of it, at `path`."""
+        self.volumes.append({"name": name, **source})
+        self.mounts.append({"name": name, "mountPath": path, **({"readOnly": True} if read_only else {})})
 
-    volumes: list[dict[str, Any]] = []
-    mounts: list[dict[str, Any]] = []
-    if shared:
-        volumes += [
-            volume("gpuhub-storage", f"{shared}/users/{{user_slug}}"),
-            volume("gpuhub-examples", f"{shared}/examples"),
-        ]
-        mounts += [
-            {"name": "gpuhub-storage", "mountPath": "/workspace/storage"},
-            {"name": "gpuhub-examples", "mountPath": "/shared/examples", "readOnly": True},
-        ]
-    # Optional: settings that are missing are no reason for a server not to start.
-    volumes.append({"name": LAB_CONFIG_MAP, "configMap": {"name": LAB_CONFIG_MAP, "optional": True}})
-    mounts.append({"name": LAB_CONFIG_MAP, "mountPath": LAB_FOLDER, "readOnly": True})
-    return {"extraVolumes": volumes, "extraVolumeMounts": mounts}
+    def config_map(self, name: str, path: str, **options: Any) -> None:
+        """Mount a ConfigMap's entries as files below `path`."""
+        self.add(name, path, read_only=True, configMap={"name": name, **options})
+
+    def host_path(self, name: str, host_path: str, path: str, read_only: bool = False) -> None:
+        """Mount a folder of the node.
+
+        Type Directory: where the storage is not mounted the pod says so, and kubelet makes no empty folder instead.
+        """
+        self.add(name, path, read_only, hostPath={"path": host_path, "type": "Directory"})
+
+    def as_values(self) -> dict[str, Any]:
+        """The chart's keys."""
+        return {"extraVolumes": self.volumes, "extraVolumeMounts": self.mounts}
 
 
 def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +144,8 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
     `cpu_limit`, `cpu_guarantee`, `memory_limit`, `memory_guarantee` (empty: none); `start_timeout` seconds;
     `home_storage_class`, `home_size`, `home_access_mode`; `hub_storage_class`, `hub_storage_size`;
     `shared_storage_path` (empty: none); `auth` without passwords (see below);
-    `core_checksum` of the archive with the hub's Python; `chart_checksum` of the chart's archive.
+    `core_checksum` of the archive with the hub's Python; `chart_checksum` of the chart's archive;
+    `ca_checksum` of the authorities in the ConfigMap `gpuhub-ca` (empty: the images' own are enough).
 
     `secrets`: `proxy_token`, `cookie_secret`, `crypt_key`, `smoke_token`, `administrators` {name: initial password}.
 
@@ -143,17 +158,28 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
     if shared and re.search(r"[{}]", shared):
         raise ValuesError(f"jupyterhub_shared_storage_path is '{shared}'; braces are templates to KubeSpawner")
     core_node = {"kubernetes.io/hostname": settings["core_node"]}
-    volumes: list[dict[str, Any]] = [{"name": CORE_CONFIG_MAP, "configMap": {"name": CORE_CONFIG_MAP}}]
-    mounts: list[dict[str, Any]] = [{"name": CORE_CONFIG_MAP, "mountPath": CORE_FOLDER, "readOnly": True}]
+    hub, notebook = _Mounts(), _Mounts()
+    hub.config_map(CORE_CONFIG_MAP, CORE_FOLDER)
+    environment: dict[str, str] = {}
+    annotations = {"gpuhub.platform/core-checksum": settings["core_checksum"]}
     custom: dict[str, Any] = {
         # The chart's archive may change while its version does not; this makes Helm deploy it.
         "chart": settings["chart_checksum"],
         "auth": _auth(settings["auth"], secrets["administrators"]),
     }
     if shared:
-        volumes.append({"name": "gpuhub-users", "hostPath": {"path": f"{shared}/users", "type": "Directory"}})
-        mounts.append({"name": "gpuhub-users", "mountPath": USERS_FOLDER})
+        hub.host_path("gpuhub-users", f"{shared}/users", USERS_FOLDER)
+        notebook.host_path("gpuhub-storage", f"{shared}/users/{{user_slug}}", "/workspace/storage")
+        notebook.host_path("gpuhub-examples", f"{shared}/examples", "/shared/examples", read_only=True)
         custom["storage"] = {"users_path": USERS_FOLDER}
+    # Optional: settings that are missing are no reason for a server not to start.
+    notebook.config_map(LAB_CONFIG_MAP, LAB_FOLDER, optional=True)
+    if settings.get("ca_checksum"):
+        hub.config_map(CA_CONFIG_MAP, CA_FOLDER)
+        notebook.config_map(CA_CONFIG_MAP, CA_FOLDER)
+        environment.update(dict.fromkeys(CA_VARIABLES, CA_FILE))
+        # The hub reads them once, at its start.
+        annotations["gpuhub.platform/ca-checksum"] = settings["ca_checksum"]
     return {
         "custom": {"gpuhub": custom},
         "hub": {
@@ -168,7 +194,7 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
             # A refused start counts as a failure; users' mistakes must not make the hub exit.
             "consecutiveFailureLimit": 0,
             "nodeSelector": core_node,
-            "annotations": {"gpuhub.platform/core-checksum": settings["core_checksum"]},
+            "annotations": annotations,
             "image": {"pullPolicy": "IfNotPresent"},
             "db": {
                 "type": "sqlite-pvc",
@@ -179,9 +205,8 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
                     "storage": settings["hub_storage_size"],
                 },
             },
-            "extraEnv": {"PYTHONPATH": CORE_FILE},
-            "extraVolumes": volumes,
-            "extraVolumeMounts": mounts,
+            "extraEnv": {"PYTHONPATH": CORE_FILE, **environment},
+            **hub.as_values(),
             "extraConfig": {"50-gpuhub": EXTRA_CONFIG},
             "services": {SMOKE_TEST: {"apiToken": secrets["smoke_token"]}},
             "loadRoles": {
@@ -202,6 +227,7 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
             "podNameTemplate": "jupyter-{user_slug}--{servername}",
             "startTimeout": int(settings["start_timeout"]),
             "nodeSelector": dict(settings["user_node_selector"]),
+            "extraEnv": environment,
             **_user_resources(settings),
             # Its init container is privileged and needs an image of its own; the network policy blocks the same.
             "cloudMetadata": {"blockWithIptables": False},
@@ -214,7 +240,7 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
                     "volumeNameTemplate": "home",
                     "storageAccessModes": [settings["home_access_mode"]],
                 },
-                **_notebook_volumes(shared),
+                **notebook.as_values(),
             },
         },
         # Everything that would run further images, and that one or a few workers do not need.

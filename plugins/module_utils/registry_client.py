@@ -1,15 +1,18 @@
-"""A registry spoken to over a unix socket: what it holds, and how images of an OCI archive get into it."""
+"""A registry, ours over a unix socket or a site's own over HTTPS: what it holds, and how images get into it."""
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
+import re
 import socket
+import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from .image_reference import ImageReference, ImageReferenceError, is_digest, parse
 from .oci import INDEX_TYPES, MANIFEST_TYPES, Blob, Image, Layout, blob_file
@@ -41,39 +44,137 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-class Registry:
-    """The distribution API over a unix socket, as far as it is needed here."""
+class _Login:
+    """Proves who we are, by name and password or by the tokens that a registry such as Harbor wants instead.
 
-    def __init__(self, path: Path, timeout: float = 300) -> None:
-        self.path = path
-        self._connection = _UnixConnection(path, timeout)
+    Tokens are for one repository and live for minutes: each is asked for when the registry refuses the last one.
+    """
+
+    def __init__(self, username: str, password: str, connect: Callable[[str], http.client.HTTPConnection]) -> None:
+        credentials = base64.b64encode(f"{username}:{password}".encode()).decode()
+        self.username = username
+        self._basic = f"Basic {credentials}" if username else ""
+        self._connect = connect
+        self.header = self._basic
+
+    def renew(self, challenge: str) -> bool:
+        """Answer the `WWW-Authenticate` of a refusal; False if there is nothing better than what was sent."""
+        scheme, _, rest = challenge.partition(" ")
+        asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        if scheme.lower() != "bearer" or "realm" not in asked:
+            return False
+        realm = urlsplit(asked.pop("realm"))
+        if realm.scheme != "https":
+            raise RegistryError(f"the registry wants a password sent to {realm.geturl()}, which is not HTTPS")
+        connection = self._connect(realm.netloc)
+        try:
+            target = f"{realm.path}?{urlencode({key: asked[key] for key in ('service', 'scope') if key in asked})}"
+            connection.request("GET", target, headers={"Authorization": self._basic} if self._basic else {})
+            response = connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise RegistryError(f"no token from {realm.netloc}: {error or type(error).__name__}") from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            return False
+        answer = _object(body)
+        self.header = f"Bearer {answer.get('token') or answer.get('access_token')}"
+        return True
+
+
+class Registry:
+    """The distribution API as far as it is needed here. Repositories lie below `prefix`."""
+
+    def __init__(
+        self,
+        name: str,
+        connection: http.client.HTTPConnection,
+        cure: str,
+        prefix: str = "",
+        login: _Login | None = None,
+    ) -> None:
+        self.name = name
+        self.prefix = f"{prefix}/" if prefix else ""
+        self._connection = connection
+        self._cure = cure
+        self._login = login
+
+    @classmethod
+    def at_socket(cls, path: Path, timeout: float = 300) -> Registry:
+        """Our own registry, which takes writes on a unix socket of the head."""
+        cure = "see 'kubectl -n gpuhub-system logs deployment/registry -c writer'"
+        return cls(str(path), _UnixConnection(path, timeout), cure)
+
+    @classmethod
+    def at_url(
+        cls, url: str, username: str = "", password: str = "", authorities: str = "", timeout: float = 300
+    ) -> Registry:
+        """A site's registry at `https://host[:port][/prefix]`; `authorities` (PEM) are trusted besides the system's.
+
+        Raises RegistryError for what is no such URL.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname or parts.query or parts.username:
+            raise RegistryError(f"{url!r} is no registry; https://host[:port][/project] is expected")
+        try:
+            context = ssl.create_default_context()
+            if authorities:
+                context.load_verify_locations(cadata=authorities)
+        except (OSError, ValueError) as error:  # SSLError is an OSError
+            raise RegistryError(f"the authorities given for {url} cannot be used: {error}") from error
+
+        def connect(authority: str) -> http.client.HTTPConnection:
+            return http.client.HTTPSConnection(authority, timeout=timeout, context=context, blocksize=_CHUNK)
+
+        login = _Login(username, password, connect)
+        cure = "check its name, port, certificate and that the head reaches it"
+        return cls(url, connect(parts.netloc), cure, parts.path.strip("/"), login)
+
+    @property
+    def shared(self) -> bool:
+        """Whether others have their images here too, so that what lies elsewhere in it is not ours to list."""
+        return self._login is not None
 
     def close(self) -> None:
         """Give the connection back."""
         self._connection.close()
 
     def wait(self, seconds: float) -> None:
-        """Return once the registry answers. Raises RegistryError after `seconds`."""
+        """Return once the registry answers. Raises RegistryError after `seconds`, at once if it refuses us."""
         deadline = time.monotonic() + seconds
         while True:
             try:
                 answer = self.request("GET", "/v2/")
-            except RegistryError:
-                if time.monotonic() >= deadline:
+            except RegistryError as error:
+                # Waiting does not make a certificate better.
+                if time.monotonic() >= deadline or isinstance(error.__cause__, ssl.SSLCertVerificationError):
                     raise
                 time.sleep(0.2)
             else:
+                self._refuses(answer, "GET /v2/")
                 if answer.status != 200:
-                    raise RegistryError(f"{self.path}: GET /v2/ was answered with {answer.status}: not a registry")
+                    raise RegistryError(f"{self.name}: GET /v2/ was answered with {answer.status}: not a registry")
                 return
 
     def request(
         self, method: str, url: str, body: bytes | IO[bytes] | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """One request. A broken connection is opened again once, unless a stream was half sent."""
+        """One request, again with a fresh token if the registry wants one. A stream is sent only once."""
+        answer = self._send(method, url, body, headers)
+        refused = answer.status == 401 and self._login is not None and not hasattr(body, "read")
+        if refused and self._login.renew(answer.headers.get("www-authenticate", "")):
+            return self._send(method, url, body, headers)
+        return answer
+
+    def _send(self, method: str, url: str, body: bytes | IO[bytes] | None, headers: Mapping[str, str] | None) -> Answer:
+        """A broken connection is opened again once, unless a stream was half sent."""
+        sent = dict(headers or {})
+        if self._login is not None and self._login.header:
+            sent["Authorization"] = self._login.header
         for attempt in (1, 2):
             try:
-                self._connection.request(method, url, body=body, headers=dict(headers or {}))
+                self._connection.request(method, url, body=body, headers=sent)
                 response = self._connection.getresponse()
                 content = response.read()
             except (OSError, http.client.HTTPException) as error:
@@ -84,8 +185,8 @@ class Registry:
                 if attempt == 1 and stale and not connecting and not hasattr(body, "read"):
                     continue
                 raise RegistryError(
-                    f"the registry at {self.path} does not answer {method} {url} ({error or type(error).__name__}); "
-                    "see 'kubectl -n gpuhub-system logs deployment/registry -c writer'"
+                    f"the registry at {self.name} does not answer {method} {url} ({error or type(error).__name__}); "
+                    f"{self._cure}"
                 ) from error
             return Answer(response.status, {key.lower(): value for key, value in response.getheaders()}, content)
         raise AssertionError("unreachable")
@@ -94,7 +195,7 @@ class Registry:
 
     def manifest(self, repository: str, reference: str) -> tuple[str, bytes] | None:
         """Digest and content of a manifest by tag or digest, None if there is none."""
-        answer = self.request("GET", f"/v2/{_path(repository)}/manifests/{quote(reference)}", headers={
+        answer = self.request("GET", f"/v2/{self._path(repository)}/manifests/{quote(reference)}", headers={
             "Accept": _ACCEPT,
         })  # fmt: skip
         if answer.status == 404:
@@ -104,10 +205,13 @@ class Registry:
 
     def has_blob(self, repository: str, blob: Blob) -> bool:
         """Whether a repository has a blob in its full size."""
-        answer = self.request("HEAD", f"/v2/{_path(repository)}/blobs/{blob.digest}")
+        answer = self.request("HEAD", f"/v2/{self._path(repository)}/blobs/{blob.digest}")
         if answer.status == 404:
             return False
-        self._expect(answer, (200,), f"blob {repository}@{blob.digest}")
+        self._expect(answer, (200, 307), f"blob {repository}@{blob.digest}")
+        # Sent on to an object store: it has the blob, whose size that store would say.
+        if answer.status == 307:
+            return True
         return answer.headers.get("content-length") == str(blob.size)
 
     def repositories(self) -> list[str]:
@@ -116,7 +220,7 @@ class Registry:
 
     def tags(self, repository: str) -> list[str]:
         """All tags of a repository."""
-        return self._pages(f"/v2/{_path(repository)}/tags/list", "tags")
+        return self._pages(f"/v2/{self._path(repository)}/tags/list", "tags")
 
     def _pages(self, url: str, key: str) -> list[str]:
         found: list[str] = []
@@ -134,7 +238,8 @@ class Registry:
 
     def mount(self, repository: str, blob: Blob, source: str) -> bool:
         """Take a blob over from another repository of the same registry; False if that has it no more."""
-        url = f"/v2/{_path(repository)}/blobs/uploads/?mount={blob.digest}&from={quote(source, safe='')}"
+        origin = quote(self.prefix + source, safe="")
+        url = f"/v2/{self._path(repository)}/blobs/uploads/?mount={blob.digest}&from={origin}"
         answer = self.request("POST", url, body=b"")
         if answer.status == 202:  # it began an upload instead
             self.request("DELETE", _request_target(answer.headers.get("location", "")))
@@ -144,7 +249,7 @@ class Registry:
 
     def upload(self, repository: str, blob: Blob, stream: IO[bytes]) -> None:
         """Send a blob; the registry compares its digest. Raises RegistryError."""
-        answer = self.request("POST", f"/v2/{_path(repository)}/blobs/uploads/", body=b"")
+        answer = self.request("POST", f"/v2/{self._path(repository)}/blobs/uploads/", body=b"")
         self._expect(answer, (202,), f"upload to {repository}")
         target = _request_target(answer.headers.get("location", ""))
         target += ("&" if "?" in target else "?") + f"digest={quote(blob.digest, safe='')}"
@@ -154,25 +259,33 @@ class Registry:
 
     def put_manifest(self, repository: str, reference: str, media_type: str, content: bytes) -> str:
         """Store a manifest under a tag or digest; returns the digest that the registry computed."""
-        url = f"/v2/{_path(repository)}/manifests/{quote(reference)}"
+        url = f"/v2/{self._path(repository)}/manifests/{quote(reference)}"
         answer = self.request("PUT", url, body=content, headers={"Content-Type": media_type})
         self._expect(answer, (201,), f"manifest {repository}:{reference}")
         return answer.headers.get("docker-content-digest", "")
 
+    def _path(self, repository: str) -> str:
+        return quote(self.prefix + repository, safe="/")
+
+    def _refuses(self, answer: Answer, what: str) -> None:
+        if answer.status in (401, 403):
+            who = (self._login.username if self._login else "") or "nobody in particular"
+            raise RegistryError(
+                f"{self.name}: {what}: the registry refuses {who} ({answer.status}); check user name, password and "
+                "that this user may pull and push below this address"
+            )
+
     def _expect(self, answer: Answer, statuses: Iterable[int], what: str) -> None:
         if answer.status in statuses:
             return
+        self._refuses(answer, what)
         try:
             errors = _object(answer.body).get("errors") or []
             said = "; ".join(f"{error.get('code')}: {error.get('message')}" for error in errors)
         except (RegistryError, AttributeError):
             said = ""
         said = said or answer.body[:200].decode("utf-8", "replace").strip()
-        raise RegistryError(f"{self.path}: {what}: the registry answered {answer.status} {said}".rstrip())
-
-
-def _path(repository: str) -> str:
-    return quote(repository, safe="/")
+        raise RegistryError(f"{self.name}: {what}: the registry answered {answer.status} {said}".rstrip())
 
 
 def _request_target(url: str) -> str:
@@ -239,10 +352,14 @@ def missing(registry: Registry, wanted: Mapping[str, tuple[ImageReference, str]]
     return found
 
 
-def held_blobs(registry: Registry) -> dict[str, str]:
-    """Digest -> repository, for every blob of every tagged image that is really there."""
+def held_blobs(registry: Registry, wanted: Mapping[str, tuple[ImageReference, str]]) -> dict[str, str]:
+    """Digest -> repository, for every blob of every tagged image that is really there.
+
+    In a registry that is not ours alone only the repositories of the `wanted` images are looked at.
+    """
     found: dict[str, str] = {}
-    for repository in registry.repositories():
+    ours = sorted({image.mirror_repository for image, _ in wanted.values()})
+    for repository in ours if registry.shared else registry.repositories():
         for tag in registry.tags(repository):
             held = registry.manifest(repository, tag)
             for blob in blobs_of(held[1]) if held else ():

@@ -1,53 +1,80 @@
-"""hosts.toml files that send a node's pulls to the registry on the head, and nowhere else."""
+"""hosts.toml files that send a node's pulls to one registry, and nowhere else."""
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from .image_reference import ImageReferenceError, parse
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+_PREFIX = re.compile(r"(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
 
 
 class RegistryMirrorsError(ValueError):
-    """A host, port or upstream that cannot be used; the message names it."""
+    """A registry or upstream that cannot be used; the message names it."""
 
 
-def hosts_toml(upstream: str, head: str, port: int, ca: str) -> str:
-    """The hosts.toml of one upstream registry.
+def hosts_toml(upstream: str, registry: str, ca: str, username: str = "", password: str = "") -> str:
+    """The hosts.toml of one upstream registry, for a registry at `https://host[:port][/prefix]`.
 
-    containerd asks the hosts in turn and `server` at last. Both are the head's registry, so that there is no way on to
-    the internet; `ca` and `override_path` are stated twice because those of a host do not count for `server`.
+    containerd asks the hosts in turn and `server` at last. Both are the given registry, so that there is no way on to
+    the internet; all else is stated twice because settings of a host do not count for `server`. `ca` is a file on the
+    node, empty where the system's authorities are enough. With a `username` the text holds the password.
     """
-    url = f"https://{_host(head)}:{_port(port)}/v2/{_upstream(upstream)}"
-    settings = f'capabilities = ["pull", "resolve"]\noverride_path = true\nca = {json.dumps(ca)}\n'
-    indented = "".join(f"  {line}\n" for line in settings.splitlines())
-    head_line = "# Managed by Ansible: gpuhub.platform.offline_images\n"
-    return f'{head_line}server = "{url}"\n{settings}\n[host."{url}"]\n{indented}'
+    url = f"{_base(registry)}/{_upstream(upstream)}"
+    settings = ['capabilities = ["pull", "resolve"]', "override_path = true"]
+    if ca:
+        settings.append(f"ca = {json.dumps(ca)}")
+    headers = []
+    if username:
+        credentials = base64.b64encode(f"{username}:{password}".encode()).decode()
+        headers = [f'Authorization = ["Basic {credentials}"]']
+    lines = ["# Managed by Ansible: gpuhub.platform.offline_images", f'server = "{url}"', *settings]
+    lines += ["", *_table("header", headers)] if headers else []
+    lines += ["", *_table(f'host."{url}"', settings)]
+    lines += ["", *_table(f'host."{url}".header', headers)] if headers else []
+    return "\n".join(lines) + "\n"
 
 
-def registry_mirrors(upstreams: Iterable[str], head: str, port: int, ca: str) -> dict[str, str]:
+def _table(name: str, lines: Iterable[str]) -> list[str]:
+    return [f"[{name}]", *(f"  {line}" for line in lines)]
+
+
+def registry_mirrors(
+    upstreams: Iterable[str], registry: str, ca: str, username: str = "", password: str = ""
+) -> dict[str, str]:
     """Upstream -> text of its hosts.toml. Raises RegistryMirrorsError."""
-    return {upstream: hosts_toml(upstream, head, port, ca) for upstream in upstreams}
+    return {upstream: hosts_toml(upstream, registry, ca, username, password) for upstream in upstreams}
 
 
-def _host(head: str) -> str:
+def _base(registry: str) -> str:
+    """`https://host:port/v2/prefix`, without a slash at its end."""
     try:
-        address = ipaddress.ip_address(head)
+        parts = urlsplit(registry)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise RegistryMirrorsError(f"registry {registry!r}: {error}") from error
+    path = parts.path.rstrip("/")
+    if parts.scheme != "https" or parts.query or parts.fragment or "@" in parts.netloc or not _PREFIX.fullmatch(path):
+        raise RegistryMirrorsError(f"registry {registry!r}: https://host[:port][/project] is expected")
+    if port == 0:
+        raise RegistryMirrorsError(f"registry {registry!r}: 0 is no port")
+    return f"https://{_host(host)}{f':{port}' if port else ''}/v2{path}"
+
+
+def _host(host: str) -> str:
+    try:
+        address = ipaddress.ip_address(host)
     except ValueError:
-        if _HOST.fullmatch(head) is None:
-            raise RegistryMirrorsError(f"{head!r} is neither an address nor a host name of the head") from None
-        return head
+        if _HOST.fullmatch(host) is None:
+            raise RegistryMirrorsError(f"{host!r} is neither an address nor a host name of a registry") from None
+        return host
     return f"[{address}]" if address.version == 6 else str(address)
-
-
-def _port(port: int) -> int:
-    if not 0 < int(port) < 65536:
-        raise RegistryMirrorsError(f"{port!r} is not the port of a registry")
-    return int(port)
 
 
 def _upstream(upstream: str) -> str:

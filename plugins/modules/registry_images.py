@@ -1,15 +1,15 @@
 #!/usr/bin/python
-"""Images in the registry on the head."""
+"""Images in the registry that nodes pull from."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: registry_images
-short_description: Images in the registry on the head
+short_description: Images in the registry that nodes pull from
 description:
   - Compares wanted images with those of a registry and puts there what is missing from an OCI archive.
-  - The registry is reached over a unix socket of this host. An image is stored under the repository
-    C(<upstream>/<repository>), so that names of several upstream registries do not collide.
+  - The registry is ours, over a unix socket of this host, or with O(url) a site's own, such as Harbor. An image is
+    stored under the repository C(<upstream>/<repository>), so that names of several upstream registries do not collide.
   - Layers that the registry has, in whatever repository, are not sent again. An image is right if its tag names the
     wanted digest and each of its blobs is there in full size.
 version_added: 0.1.0
@@ -22,9 +22,24 @@ options:
     type: dict
     required: true
   socket:
-    description: Unix socket on which the registry takes writes.
+    description: Unix socket on which our registry takes writes.
     type: path
     default: /var/lib/gpuhub/registry/run/writer.sock
+  url:
+    description: Address of a site's own registry, C(https://host[:port][/project]). O(socket) is not used then.
+    type: str
+  username:
+    description: Who puts images there. Empty for a registry that asks nobody.
+    type: str
+    default: ""
+  password:
+    description: Password of O(username).
+    type: str
+    default: ""
+  authorities:
+    description: Certificates (PEM) of authorities to trust besides the system's.
+    type: str
+    default: ""
   archive:
     description:
       - OCI archive on this host (an uncompressed tar) that holds what is missing. With O(state=present) it is removed
@@ -96,7 +111,7 @@ def push(registry: Registry, archive: Path, wanted: Wanted, needed: Mapping[str,
                     f"{archive} holds {held} under the name {reference} instead of {wanted[reference][1]}; "
                     "make the archive again"
                 )
-        held_blobs = registry_client.held_blobs(registry)
+        held_blobs = registry_client.held_blobs(registry, wanted)
         return sum(
             registry_client.push(registry, layout, brought[reference], wanted[reference][0], held_blobs)
             for reference in needed
@@ -120,12 +135,15 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     wanted = registry_client.validate_wanted(params["images"])
     archive = Path(params["archive"]) if params["archive"] else None
     left_over = archive is not None and archive.exists()
-    registry = Registry(Path(params["socket"]))
+    if params["url"]:
+        registry = Registry.at_url(*(params[name] for name in ("url", "username", "password", "authorities")))
+    else:
+        registry = Registry.at_socket(Path(params["socket"]))
     registry.wait(params["timeout"])
     wrong = registry_client.missing(registry, wanted)
     result = {"to_push": wrong, "sent": 0, "content": [], "correct": not (wrong or left_over)}
     if params["state"] == "query":
-        content = sorted(registry_client.held_blobs(registry)) if wrong else []
+        content = sorted(registry_client.held_blobs(registry, wanted)) if wrong else []
         return {**result, "content": content, "changed": False}
     result["changed"] = not result["correct"]
     result["diff"] = {
@@ -154,6 +172,11 @@ def main() -> None:
         argument_spec={
             "images": {"type": "dict", "required": True},
             "socket": {"type": "path", "default": "/var/lib/gpuhub/registry/run/writer.sock"},
+            "url": {"type": "str"},
+            "username": {"type": "str", "default": ""},
+            # A secret of the site.
+            "password": {"type": "str", "default": "", "no_log": True},
+            "authorities": {"type": "str", "default": ""},
             "archive": {"type": "path"},
             "timeout": {"type": "int", "default": 60},
             "state": {"type": "str", "choices": ["present", "query"], "default": "present"},

@@ -25,6 +25,7 @@ OFFICIAL = os.environ.get("GPUHUB_Z2JH_CHART")
 VARIANTS = {
     "example": {},
     "no shared storage": {"shared_storage_path": ""},
+    "authorities of the site": {"ca_checksum": "e" * 64},
     "no limits": {"cpu_limit": "", "cpu_guarantee": "", "memory_limit": "", "memory_guarantee": ""},
     "one node, image by digest": {"user_node_selector": {}, "singleuser_image": "example.com/a@sha256:" + "a" * 64},
 }

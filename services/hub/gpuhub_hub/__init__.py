@@ -5,10 +5,22 @@ The chart's configuration calls `setup(c, settings)` once, with what the role wr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from tornado.httpclient import AsyncHTTPClient
+
 __all__ = ["setup"]
+
+
+def trust_authorities(file: str | None) -> None:
+    """Have the hub's own requests, as to a login service, trust the authorities in `file` (PEM), if there is one.
+
+    The chart configures tornado to use curl, which takes them from no environment variable.
+    """
+    if file:
+        AsyncHTTPClient.configure("tornado.curl_httpclient.CurlAsyncHTTPClient", defaults={"ca_certs": file})
 
 
 def setup(c: Any, settings: Mapping[str, Any]) -> None:
@@ -20,6 +32,7 @@ def setup(c: Any, settings: Mapping[str, Any]) -> None:
     """
     from . import native, spawner, storage
 
+    trust_authorities(os.environ.get("SSL_CERT_FILE"))
     mode = settings["auth"]["mode"]
     if mode != "native":
         raise ValueError(f"custom.gpuhub.auth.mode is '{mode}'; this hub knows: native")

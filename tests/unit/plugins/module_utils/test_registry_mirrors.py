@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import tomllib
 
 import pytest
@@ -14,34 +15,52 @@ CA = "/etc/gpuhub/registry-ca.crt"
 
 
 @pytest.mark.parametrize(
-    ("head", "authority"),
-    [("10.77.0.11", "10.77.0.11:5000"), ("head.site", "head.site:5000"), ("fd00::1", "[fd00::1]:5000")],
+    ("registry", "base"),
+    [
+        ("https://10.77.0.11:5000", "https://10.77.0.11:5000/v2"),
+        ("https://head.site:5000/", "https://head.site:5000/v2"),
+        ("https://[fd00::1]:5000", "https://[fd00::1]:5000/v2"),
+        ("https://harbor.site/gpu-hub/images", "https://harbor.site/v2/gpu-hub/images"),
+    ],
 )
-def test_every_way_leads_to_the_head(head, authority):
-    found = registry_mirrors(["docker.io", "quay.io"], head, 5000, CA)
+def test_every_way_leads_to_the_registry(registry, base):
+    found = registry_mirrors(["docker.io", "quay.io"], registry, CA)
     assert list(found) == ["docker.io", "quay.io"]
     for upstream, text in found.items():
-        document = tomllib.loads(text)
-        url = f"https://{authority}/v2/{upstream}"
+        url = f"{base}/{upstream}"
         settings = {"capabilities": ["pull", "resolve"], "override_path": True, "ca": CA}
-        assert document == {"server": url, **settings, "host": {url: settings}}
+        assert tomllib.loads(text) == {"server": url, **settings, "host": {url: settings}}
+
+
+def test_a_password_is_sent_whichever_way_is_taken():
+    (text,) = registry_mirrors(["quay.io"], "https://harbor.site", "", "rob", 'pä"ss').values()
+    document = tomllib.loads(text)
+    header = {"Authorization": ["Basic " + base64.b64encode('rob:pä"ss'.encode()).decode()]}
+    assert document["header"] == header
+    assert document["host"]["https://harbor.site/v2/quay.io"]["header"] == header
+    assert "ca" not in document
 
 
 @pytest.mark.parametrize(
-    ("upstream", "head", "port"),
+    ("upstream", "registry"),
     [
-        ('quay.io"', "10.0.0.1", 5000),
-        ("quay.io/x", "10.0.0.1", 5000),
-        ("quay", "10.0.0.1", 5000),
-        ("harbor.site:8443", "10.0.0.1", 5000),
-        ("../x", "10.0.0.1", 5000),
-        ("", "10.0.0.1", 5000),
-        ("quay.io", 'head"\n', 5000),
-        ("quay.io", "", 5000),
-        ("quay.io", "10.0.0.1", 0),
-        ("quay.io", "10.0.0.1", 70000),
+        ('quay.io"', "https://10.0.0.1:5000"),
+        ("quay.io/x", "https://10.0.0.1:5000"),
+        ("quay", "https://10.0.0.1:5000"),
+        ("harbor.site:8443", "https://10.0.0.1:5000"),
+        ("../x", "https://10.0.0.1:5000"),
+        ("", "https://10.0.0.1:5000"),
+        ("quay.io", 'https://head"\n:5000'),
+        ("quay.io", ""),
+        ("quay.io", "10.0.0.1:5000"),
+        ("quay.io", "http://10.0.0.1:5000"),
+        ("quay.io", "https://10.0.0.1:0"),
+        ("quay.io", "https://10.0.0.1:70000"),
+        ("quay.io", "https://me:secret@10.0.0.1"),
+        ("quay.io", "https://10.0.0.1/../x"),
+        ("quay.io", "https://10.0.0.1/x?y"),
     ],
 )
-def test_what_would_break_the_file_is_refused(upstream, head, port):
+def test_what_would_break_the_file_is_refused(upstream, registry):
     with pytest.raises(RegistryMirrorsError):
-        registry_mirrors([upstream], head, port, CA)
+        registry_mirrors([upstream], registry, CA)

@@ -1,29 +1,24 @@
-"""Plays a registry over a unix socket: the part of the distribution API that is used, with its checks."""
+"""Plays a registry: the part of the distribution API that is used, with its checks."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
 import socketserver
+import ssl
 import threading
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 
 class FakeRegistry:
-    """Blobs and manifests by repository. `log` has every request; `faults` change its behaviour."""
+    """Ours, over a unix socket. `log` has every request; `faults` change its behaviour."""
 
     def __init__(self, socket: Path) -> None:
-        self.blobs: dict[str, dict[str, bytes]] = {}
-        self.manifests: dict[str, dict[str, bytes]] = {}
-        self.log: list[str] = []
-        self.faults: set[str] = set()
-        registry = self
-
-        class Handler(_Handler):
-            store = registry
+        self._remember()
 
         class Server(socketserver.ThreadingUnixStreamServer):
             daemon_threads = True
@@ -31,12 +26,55 @@ class FakeRegistry:
             def handle_error(self, *_arguments: Any) -> None:
                 """A client that has gone away is no error here."""
 
-        self.server = Server(str(socket), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self._serve(Server(str(socket), self._handler()))
+
+    def _remember(self) -> None:
+        #: By repository.
+        self.blobs: dict[str, dict[str, bytes]] = {}
+        self.manifests: dict[str, dict[str, bytes]] = {}
+        self.log: list[str] = []
+        self.faults: set[str] = set()
+
+    def _handler(self) -> type[_Handler]:
+        return type("Handler", (_Handler,), {"store": self})
+
+    def _serve(self, server: socketserver.BaseServer) -> None:
+        self.server = server
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def refusal(self, _request: _Handler) -> dict[str, str] | None:
+        """Headers with which a request is refused, None if it is let in."""
+        return None
 
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+class SiteRegistry(FakeRegistry):
+    """A site's own over HTTPS, for one user: by password, or as Harbor by tokens, each for one repository."""
+
+    def __init__(self, certificate: Path, username: str, password: str, tokens: bool) -> None:
+        self._remember()
+        self.credentials = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+        self.tokens = tokens
+        server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        self.address = f"127.0.0.1:{server.server_port}"
+        self._serve(server)
+
+    def refusal(self, request: _Handler) -> dict[str, str] | None:
+        given = request.headers.get("Authorization")
+        if not self.tokens:
+            return None if given == self.credentials else {"WWW_Authenticate": 'Basic realm="site"'}
+        if request.path.startswith("/token?"):
+            return None if given == self.credentials else {}
+        scope = (request.path.split("/blobs/")[0].split("/manifests/")[0]).partition("/v2/")[2]
+        if given == f"Bearer for-{scope}":
+            return None
+        return {"WWW_Authenticate": f'Bearer realm="https://{self.address}/token",service="site",scope="{scope}"'}
 
 
 def digest(content: bytes) -> str:
@@ -67,7 +105,13 @@ class _Handler(BaseHTTPRequestHandler):
         store.log.append(f"{self.command} {self.path}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path, _, query = self.path.partition("?")
-        if "broken" in store.faults:
+        refusal = store.refusal(self)
+        if refusal is not None:
+            self.answer(401, **refusal)
+        elif path == "/token":
+            scope = next((part[6:] for part in query.split("&") if part.startswith("scope=")), "")
+            self.answer(200, json.dumps({"token": "for-" + scope.replace("%2F", "/")}).encode())
+        elif "broken" in store.faults:
             self.answer(500, b'{"errors": [{"code": "UNKNOWN", "message": "disk full"}]}')
         elif path == "/v2/":
             self.answer(200)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
+
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from ..module_utils import bundles
 from ..module_utils.bundles import HUB, PAUSE, Bundle
-from .fake_registry import FakeRegistry
+from .fake_registry import FakeRegistry, SiteRegistry
 from .runner import run
 
 HUB_REPOSITORY, PAUSE_REPOSITORY = "quay.io/jupyterhub/k8s-hub", "registry.k8s.io/pause"
@@ -139,3 +145,76 @@ def test_a_registry_that_does_not_answer_is_said_with_the_cure(head, tmp_path):
 )
 def test_wrong_wishes_are_named(head, images, words):
     assert words in head.run(images=images)["msg"]
+
+
+# ---- a registry that the site has already
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory):
+    """Certificate and key of a server on loopback, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "site")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("identity") / "both.pem"
+    encoding = serialization.Encoding.PEM
+    file.write_bytes(
+        certificate.public_bytes(encoding)
+        + key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return file, certificate.public_bytes(encoding).decode()
+
+
+@pytest.fixture(params=[False, True], ids=["password", "tokens"])
+def site(request, identity, head):
+    registry = SiteRegistry(identity[0], "rob", "pass:wörd", request.param)
+    values = {
+        "url": f"https://{registry.address}/gpu",
+        "username": "rob",
+        "password": "pass:wörd",
+        "authorities": identity[1],
+    }
+    yield registry, lambda **more: head.run(**{**values, **more})
+    registry.close()
+
+
+def test_a_registry_of_the_site_is_filled_below_its_project_and_left_alone_then(site, head):
+    registry, play = site
+    assert play(state="query")["to_push"] == {PAUSE: "missing", HUB: "missing"}
+    assert play(archive=head.archive)["changed"]
+    assert set(registry.manifests) == {f"gpu/{HUB_REPOSITORY}", f"gpu/{PAUSE_REPOSITORY}"}
+    shared = bundles.digest(bundles.SHARED_LAYER)
+    assert len([line for line in registry.log if f"mount={shared}" in line]) == 1
+    registry.log.clear()
+    assert play()["correct"]
+    assert not [line for line in registry.log if line.split()[0] not in ("GET", "HEAD")]
+    assert not [line for line in registry.log if "_catalog" in line], "what others have there is not listed"
+    assert head.registry.manifests == {}, "ours is not spoken to"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"password": "wrong"}, "refuses rob (401)"),
+        ({"username": "", "password": ""}, "refuses nobody in particular (401)"),
+        ({"authorities": ""}, "CERTIFICATE_VERIFY_FAILED"),
+        ({"authorities": "no certificate"}, "cannot be used"),
+        ({"url": "http://harbor.site"}, "https://host[:port][/project] is expected"),
+    ],
+)
+def test_a_registry_that_does_not_let_us_in_is_said_at_once(site, given, words):
+    failed = site[1](**given, images={}, timeout=60)
+    assert words in failed["msg"]
+    assert "pass:wörd" not in str(failed)

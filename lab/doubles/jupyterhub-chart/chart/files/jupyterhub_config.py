@@ -85,7 +85,6 @@ for trait in (
     "lifecycle_hooks",
     "extra_resource_limits",
     "extra_resource_guarantees",
-    "environment",
     "extra_pod_config",
 ):
     setattr(c.KubeSpawner, trait, {})
@@ -100,6 +99,7 @@ for trait in (
     "profile_list",
 ):
     setattr(c.KubeSpawner, trait, [])
+c.KubeSpawner.environment = value("singleuser.extraEnv")
 purpose = {"key": "hub.jupyter.org/node-purpose", "operator": "In", "values": ["user"]}
 c.KubeSpawner.node_affinity_preferred = [{"weight": 100, "preference": {"matchExpressions": [purpose]}}]
 c.KubeSpawner.tolerations = [
