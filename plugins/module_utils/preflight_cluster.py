@@ -11,22 +11,18 @@ from .preflight_checks import Facts
 from .preflight_findings import CHECKS, Finding, finding, network
 
 OURS = ("head", "workers")
-# What people call these groups elsewhere.
+# What people call these groups elsewhere, without a plural's s.
 _LOOK_ALIKES = {
+    "agent": "workers",
+    "compute": "workers",
     "control_plane": "head",
     "controller": "head",
-    "controllers": "head",
+    "gpu": "workers",
     "hub": "head",
+    "jupyterhub": "head",
     "master": "head",
-    "masters": "head",
-    "server": "head",
-    "agent": "workers",
-    "agents": "workers",
-    "compute": "workers",
-    "computes": "workers",
-    "gpu_nodes": "workers",
-    "node": "workers",
-    "nodes": "workers",
+    "node": "head or workers",
+    "server": "head or workers",
 }
 INVENTORY = "inventory"
 
@@ -58,23 +54,33 @@ def check_inventory(groups: Mapping[str, Sequence[str]], tls: bool) -> list[Host
 
 def _inventory(groups: Mapping[str, Sequence[str]], tls: bool) -> Iterator[tuple[str, Finding]]:
     head, workers = (list(groups.get(name) or []) for name in OURS)
+    known = {*head, *workers}
+    others = {name: hosts for name, hosts in groups.items() if name not in (*OURS, "all", "ungrouped") and hosts}
     if len(head) != 1:
-        found = f"{len(head)} hosts: {', '.join(head)}" if head else "no host"
+        elsewhere = f", but in {', '.join(others)}" if others and not known else ""
+        found = f"{len(head)} hosts: {', '.join(head)}" if head else f"no host{elsewhere}"
         yield INVENTORY, finding("inventory-head", "head", found)
     for host in (host for host in head if host in workers):
         yield host, finding("inventory-both", host, "in head and in workers")
-    known = {*head, *workers}
-    for name, hosts in groups.items():
-        if name in (*OURS, "all", "ungrouped") or not hosts:
-            continue
-        lower = name.lower().replace("-", "_")
-        meant = _LOOK_ALIKES.get(lower) or next(iter(get_close_matches(lower, OURS, 1, 0.75)), "")
+    for name, hosts in others.items():
+        meant = _meant(name)
         # A group of hosts that are in our groups too is somebody's own way to set variables.
         if meant and not set(hosts) <= known:
             found = f"group {name} with {', '.join(hosts)}"
             yield INVENTORY, finding("inventory-group", name, found, f"group {meant}, if that is what {name} means")
     if known and not tls:
         yield INVENTORY, finding("clear-text", "login", "plain HTTP on the hub's node port")
+
+
+def _meant(name: str) -> str:
+    """Which of our groups another one's name may stand for; empty if none."""
+    whole = name.lower().replace("-", "_")
+    for part in (whole, *whole.split("_")):
+        near = next(iter(get_close_matches(part, OURS, 1, 0.75)), "")
+        meant = _LOOK_ALIKES.get(part) or _LOOK_ALIKES.get(part.rstrip("s")) or near
+        if meant:
+            return meant
+    return ""
 
 
 def check_accepted(accept: Sequence[str]) -> list[HostFinding]:

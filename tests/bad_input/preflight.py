@@ -66,7 +66,8 @@ FAULTS = [
         "host-name",
         "'gpu_1'",
         "hostnamectl",
-        plant="hostname gpu_1",
+        # The command refuses what the kernel and cloud images do not.
+        plant="echo gpu_1 >/proc/sys/kernel/hostname",
         undo="hostname worker1",
     ),
     Fault(
@@ -168,7 +169,13 @@ REFUSALS = [
     ),
     Refusal(
         "none of our groups",
-        ("inventory-head", "no host", "inventory-group", "group servers with head.lab", "group head, if"),
+        (
+            "inventory-head",
+            "no host, but in servers",
+            "inventory-group",
+            "group servers with head.lab",
+            "head or workers",
+        ),
         groups=_nobody,
     ),
     Refusal(

@@ -430,6 +430,14 @@ def test_workers_without_shared_storage(hosts):
         ({"head": ["a"], "worker": ["b"]}, [("inventory", "inventory-group", "group worker with b")]),
         ({"head": ["a"], "wrokers": ["b"]}, [("inventory", "inventory-group", "group wrokers with b")]),
         ({"head": ["a"], "GPU-Nodes": ["b"]}, [("inventory", "inventory-group", "group GPU-Nodes with b")]),
+        ({"head": ["a"], "our_workers": ["b"]}, [("inventory", "inventory-group", "group our_workers with b")]),
+        (
+            {"servers": ["a"]},
+            [
+                ("inventory", "inventory-head", "no host, but in servers"),
+                ("inventory", "inventory-group", "group servers with a"),
+            ],
+        ),
         ({"head": ["a"], "workers": ["b"], "nodes": ["a", "b"]}, []),
         ({"head": ["a"], "workers": ["b"], "rack1": ["b"], "databases": ["c"]}, []),
         ({"head": ["a"], "workers": ["b"], "node": []}, []),
