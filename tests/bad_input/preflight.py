@@ -19,6 +19,14 @@ def _a_host_without_python(groups: Groups) -> None:
     }
 
 
+def _a_group_misspelt(groups: Groups) -> None:
+    groups["worker"] = {"hosts": {"lost.lab": {"ansible_host": "10.77.0.12"}}}
+
+
+def _both(groups: Groups) -> None:
+    groups["workers"]["hosts"].update(groups["head"]["hosts"])
+
+
 FAULTS = [
     Fault(
         "an operating system of another kind",
@@ -114,6 +122,22 @@ FAULTS = [
         groups=_a_host_without_python,
     ),
     Fault(
+        "a host in both groups",
+        HEAD,
+        "inventory-both",
+        "in head and in workers",
+        "Remove the host from group workers",
+        groups=_both,
+    ),
+    Fault(
+        "a group misspelt",
+        "inventory",
+        "inventory-group",
+        "group worker with lost.lab",
+        "Rename the group",
+        groups=_a_group_misspelt,
+    ),
+    Fault(
         "too small a disk",
         WORKER1,
         "disk",
@@ -152,14 +176,6 @@ def _nobody(groups: Groups) -> None:
     groups["servers"] = {"hosts": {**groups.pop("head")["hosts"], **groups.pop("workers")["hosts"]}}
 
 
-def _misspelt(groups: Groups) -> None:
-    groups["worker"] = groups.pop("workers")
-
-
-def _both(groups: Groups) -> None:
-    groups["workers"]["hosts"].update(groups["head"]["hosts"])
-
-
 REFUSALS = [
     Refusal("no head", ("inventory-head", "no host", "Name one host in group head"), groups=_no_head),
     Refusal(
@@ -177,13 +193,5 @@ REFUSALS = [
             "head or workers",
         ),
         groups=_nobody,
-    ),
-    Refusal(
-        "a group misspelt",
-        ("inventory-group", "group worker with worker1.lab, worker2.lab", "group workers, if"),
-        groups=_misspelt,
-    ),
-    Refusal(
-        "a host in both groups", ("inventory-both", "head.lab", "Remove the host from group workers"), groups=_both
     ),
 ]
