@@ -37,7 +37,14 @@ def build() -> Path:
         listed = json.loads((parts["oci"] / "images.json").read_text())
         (folder / "manifest.json").write_text(json.dumps(manifest(folder, listed), indent=1) + "\n")
 
-    inputs = [Path(__file__), catalogue.PATH, helm, archive, *(f"{name} {path.name}" for name, path in parts.items())]
+    inputs = [
+        Path(__file__),
+        Path(debs.__file__),
+        catalogue.PATH,
+        helm,
+        archive,
+        *(f"{name} {path.name}" for name, path in parts.items()),
+    ]
     return artefact("bundle", inputs, assemble)
 
 
