@@ -311,7 +311,7 @@ class _Checker:
 
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             results = []
-            done, total = 0, sum(max(file.size, 0) for file, _ in self._jobs)
+            done, total = 0, sum(max(file.size, 0) for file, _verify in self._jobs)
             for job, result in zip(self._jobs.items(), pool.map(attempt, self._jobs)):
                 results.append((job, result))
                 done += max(job[0][0].size, 0)

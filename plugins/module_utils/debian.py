@@ -43,9 +43,7 @@ def parse_status(text: str) -> dict[str, list[str]]:
     """
     whole: dict[str, list[str]] = {}
     for line in text.splitlines():
-        name, _, rest = line.partition("\t")
-        status, _, rest = rest.partition("\t")
-        flag, _, provides = rest.partition("\t")
+        name, status, flag, provides = (line.split("\t", 3) + [""] * 3)[:4]
         # A package may be there for several architectures; one that is whole serves.
         if (status, flag) == ("installed", "ok"):
             whole[name] = [provided for group in alternatives(provides) for provided in group]

@@ -123,7 +123,7 @@ class _Scan:
     def resolve(self, name: str) -> str:
         """The name of the file that `name` is, or leads to. Raises MissingFileError."""
         name = posixpath.normpath(name)
-        for _ in range(MAX_LINKS):
+        for _step in range(MAX_LINKS):
             if name in self.members:
                 return name
             if name not in self._links:

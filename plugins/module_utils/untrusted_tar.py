@@ -85,7 +85,7 @@ class TarStream:
     def __enter__(self) -> TarStream:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_reason: object) -> None:
         self._file.close()
 
     # -- what tarfile calls

@@ -13,7 +13,7 @@ description:
   - Whether services of the packages start is not decided here. A role that wants them to wait masks their units, or
     puts C(/usr/sbin/policy-rc.d) in place, before it calls this module.
 version_added: 0.2.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:
