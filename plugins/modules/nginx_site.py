@@ -149,8 +149,8 @@ def text(path: Path) -> str | None:
 
 
 def is_welcome_page(module: AnsibleModule, link: Path) -> bool:
-    """Whether the link leads to Debian's welcome page, which nobody has edited."""
-    if not link.is_symlink() or not link.exists():
+    """Whether the link leads to Debian's welcome page as the package brought it."""
+    if not link.is_file():
         return False
     page = link.resolve()
     _, out, _ = module.run_command(["dpkg-query", "--show", "--showformat=${Conffiles}", "nginx-common"])
