@@ -125,3 +125,10 @@ def test_objects_are_deleted(use):
         "ConfigMap a/x"
     ]
     assert cluster.items == {}
+
+
+def test_what_was_listed_is_read_anew_when_it_is_outdated(use):
+    cluster = use(*(config_map(name, "edited") for name in "xyz"), others=[touch])
+    result = run("kube_objects", definition=[config_map(name, "v") for name in "xyz"])
+    assert result["repaired"] == ["ConfigMap a/x", "ConfigMap a/y", "ConfigMap a/z"]
+    assert cluster.asked == ["list ConfigMap", "get x", "get y", "get z"]
