@@ -172,7 +172,7 @@ def test_the_check_alone_connects_to_nobody(site):
     assert code == 0, output
     assert not site.connected.exists()
     assert re.search(r"unchecked:\n\s+- jupyterhub_core_node\n", output)
-    assert re.findall(r"changed=(\d+)", output) == ["0", "0", "0"]
+    assert set(re.findall(r"changed=(\d+)", output)) == {"0"}
 
 
 @pytest.mark.parametrize("inventory", ["single_node", "cluster", "airgap", "lab"])
@@ -213,7 +213,7 @@ def test_the_play_says_what_it_read_and_what_it_did_not(site):
     assert "jupyterhub_pvc_size: PVC_SIZE" in output
     assert "IB_RESOURCE_NAME, IB_RESOURCE_COUNT (ENABLE_IB is ignored)" in output
     assert "AUTH_MODE=native lets everybody in" in output
-    assert re.findall(r"changed=(\d+)", output) == ["0", "0", "0"]
+    assert set(re.findall(r"changed=(\d+)", output)) == {"0"}
 
 
 def test_no_secret_of_the_file_is_shown_or_kept(site):
