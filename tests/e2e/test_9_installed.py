@@ -56,4 +56,4 @@ def test_what_it_deploys_is_its_own(deployment, folder):
     code.write_text(code.read_text() + "\n# edited\n")
     found = play(folder, "--check")
     assert found.code == 0, found.output[-6000:]
-    assert any("Python of the hub" in task for task in found.changed_tasks()), found.changed_tasks()
+    assert any("What the hub and notebooks mount" in task for task in found.changed_tasks()), found.changed_tasks()
