@@ -425,7 +425,8 @@ def _microk8s(source: Source) -> dict[str, Any] | None:
     if not source.exists("/snap/microk8s/current") and not source.exists("/var/snap/microk8s/current"):
         return None
     description = source.text("/snap/microk8s/current/meta/snap.yaml")
-    match = re.search(r"^version:\s*['\"]?v?([0-9.]+)", description, re.MULTILINE)
+    # YAML, of which JSON with its quoted keys is a part.
+    match = re.search(r"^(?:version|\s*\"version\"):\s*['\"]?v?([0-9.]+)", description, re.MULTILINE)
     # The launch configuration is written before the snap is installed.
     ours = source.exists("/etc/microk8s.yaml") or source.exists("/var/lib/gpuhub")
     return {"version": match[1] if match else "", "ours": ours}

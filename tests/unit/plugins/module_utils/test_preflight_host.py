@@ -94,6 +94,11 @@ def test_an_old_driver_and_cgroup_v1(host):
             {"version": "1.34.3", "ours": False},
         ),
         (
+            {"/snap/microk8s/current/meta/snap.yaml": '{\n  "name": "microk8s",\n  "version": "v1.34.4"\n}'},
+            {},
+            {"version": "1.34.4", "ours": False},
+        ),
+        (
             {"/var/snap/microk8s/current/args/kubelet": "", "/etc/microk8s.yaml": "version: 0.2.0"},
             {},
             {"version": "", "ours": True},
