@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,9 +64,9 @@ def test_what_cannot_be_published_is_refused_before_any_change(deployment, autho
         'is taken: users:(("kubelet"': [*ON, "-enginx_https_port=10250"],
     }
     before = state(deployment)
-    with ThreadPoolExecutor(len(rows)) as pool:
-        plays = dict(zip(rows, pool.map(lambda settings: deployment.play(*settings), rows.values()), strict=True))
-    for said, play in plays.items():
+    for number, (said, settings) in enumerate(rows.items()):
+        # site.yml comes to the same tasks before it changes anything; once is enough to show that.
+        play = deployment.role("nginx", "check", *settings) if number else deployment.play(*settings)
         assert play.code != 0, said
         # Long messages are shown in several lines.
         assert said in " ".join(play.output.split()), play.output[-3000:]
