@@ -61,7 +61,7 @@ def test_what_cannot_be_published_is_refused_before_any_change(deployment, autho
         f"is not for {NAME}: it names www.example.com": [*ON, *authorities.settings("other-name")],
         "is not the key of": [*ON, *authorities.settings("good", key_of="expired")],
         "give both, or none": [*ON, f"-enginx_certificate_file={authorities.pair('good').certificate_file}"],
-        'is taken: users:(("kubelet"': [*ON, "-enginx_https_port=10250"],
+        'users:(("kubelet"': [*ON, "-enginx_https_port=10250"],
     }
     before = state(deployment)
     for number, (said, settings) in enumerate(rows.items()):
