@@ -7,7 +7,7 @@ name: progress
 type: notification
 short_description: Say which tasks still run, on which hosts and for how long
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 description:
   - Shows a line for every task that has been running for ten seconds, and again while it goes on.
   - Tasks that show their own progress, such as M(gpuhub.platform.kube_ready), are left to themselves.

@@ -12,7 +12,7 @@ description:
   - Every file is replaced as a whole, the key before the certificate. What a killed run left is completed by the next.
   - Keys are made on the host and never leave it.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 requirements:

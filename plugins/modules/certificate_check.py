@@ -12,7 +12,7 @@ description:
     another purpose.
   - Runs where the files are, on the control node or on a host. Needs nothing but Python; does not show the key.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes.read_only
 options:

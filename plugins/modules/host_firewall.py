@@ -16,7 +16,7 @@ description:
   - Drops packets to node ports from networks that are not named, by the nftables table C(gpuhub) and the unit
     C(gpuhub-node-ports.service), as kube-proxy lets them pass both firewalls.
 version_added: 0.2.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:

@@ -14,7 +14,7 @@ description:
   - Takes Debian's welcome page out of the way, if it is as the package brought it. Sites of others are not touched.
   - Whether nginx runs is not decided here, but for O(state=absent) - where no other site is left it is stopped.
 version_added: 0.2.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes
 options:

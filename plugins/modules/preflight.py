@@ -12,7 +12,7 @@ description:
   - The only thing written is an empty file on the shared storage, removed at once, to find C(root_squash); not in check
     mode.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes.read_only
 options:

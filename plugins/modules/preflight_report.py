@@ -12,7 +12,7 @@ description:
   - Does not fail itself, so that the table is shown once. RV(fit) says whether to go on.
   - Runs on the control node.
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes.read_only
 options:

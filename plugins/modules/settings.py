@@ -16,7 +16,7 @@ description:
   - Values that depend on facts or on what tasks register are left for the roles to check.
   - It is the first task of every playbook of this collection, by C(playbooks/settings.yml).
 version_added: 0.1.0
-author: The gpuhub.platform authors
+author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.jhub_env
 attributes:
