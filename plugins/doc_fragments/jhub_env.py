@@ -15,7 +15,8 @@ def _note(name: str, entry: Name) -> str:
 class ModuleDocFragment:
     """What each name of a jhub.env means to this collection."""
 
-    DOCUMENTATION = yaml.safe_dump(
+    # Annotated, because ansible-test takes what is assigned plainly for a literal text.
+    DOCUMENTATION: str = yaml.safe_dump(
         {
             "options": {},
             "notes": [

@@ -123,7 +123,7 @@ class Source:
         except OSError:
             return 127, ""
         try:
-            output, _ = process.communicate(timeout=PATIENCE)
+            output, _errors = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()  # and not waited for: a process that hangs in the kernel does not end by that
             return 124, f"no answer within {PATIENCE} s"
@@ -209,7 +209,7 @@ def read_host(source: Source, image_store: str, shared_path: str, may_write: boo
 def _system(source: Source) -> dict[str, Any]:
     release = {}
     for line in (source.text("/etc/os-release") or source.text("/usr/lib/os-release")).splitlines():
-        key, _, value = line.partition("=")
+        key, _equals, value = line.partition("=")
         release[key.strip()] = value.strip().strip("\"'")
     return {
         "id": release.get("ID", ""),
@@ -253,7 +253,7 @@ def read_mounts(source: Source) -> list[Mount]:
     """Return all mounts in the order in which they were made."""
     mounts = []
     for line in source.text("/proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
+        left, _dash, right = line.partition(" - ")
         fields, more = left.split(), right.split()
         if len(fields) >= 6 and len(more) >= 2:
             # Of the mount point and of the file system: it is read-only where one of them is.
@@ -372,7 +372,7 @@ def _listeners(source: Source) -> list[dict[str, Any]]:
             if len(fields) > 9 and fields[3] == state:
                 address, port = fields[1].split(":")
                 sockets.append((table[:3], _address(address), int(port, 16), fields[9]))
-    owners = _owners(source, {inode for *_, inode in sockets if inode != "0"})
+    owners = _owners(source, {inode for *_rest, inode in sockets if inode != "0"})
     return [
         dict(zip(("protocol", "address", "port", "process", "unit"), (*socket, *owners.get(inode, ("", "")))))
         for *socket, inode in sockets

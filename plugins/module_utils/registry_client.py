@@ -59,7 +59,7 @@ class _Login:
 
     def renew(self, challenge: str) -> bool:
         """Answer the `WWW-Authenticate` of a refusal; False if there is nothing better than what was sent."""
-        scheme, _, rest = challenge.partition(" ")
+        scheme, _space, rest = challenge.partition(" ")
         asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         if scheme.lower() != "bearer" or "realm" not in asked:
             return False
@@ -358,7 +358,7 @@ def held_blobs(registry: Registry, wanted: Mapping[str, tuple[ImageReference, st
     In a registry that is not ours alone only the repositories of the `wanted` images are looked at.
     """
     found: dict[str, str] = {}
-    ours = sorted({image.mirror_repository for image, _ in wanted.values()})
+    ours = sorted({image.mirror_repository for image, _digest in wanted.values()})
     for repository in ours if registry.shared else registry.repositories():
         for tag in registry.tags(repository):
             held = registry.manifest(repository, tag)

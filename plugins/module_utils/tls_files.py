@@ -133,7 +133,7 @@ def _certificate(server: ssl.SSLContext, chain: Sequence[str], name: str | None 
                 pass
     told = ends[0].getpeercert() or {}
     return Certificate(
-        names=[value for _, value in told.get("subjectAltName", ())],
+        names=[value for _kind, value in told.get("subjectAltName", ())],
         not_before=ssl.cert_time_to_seconds(told["notBefore"]),
         not_after=ssl.cert_time_to_seconds(told["notAfter"]),
     )

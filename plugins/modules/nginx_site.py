@@ -89,12 +89,12 @@ class Nginx:
 
     def test(self) -> str:
         """Empty if the configuration on disk is good, else what nginx says of it."""
-        code, _, words = self._run([self.program, "-t", "-q"])
+        code, _out, words = self._run([self.program, "-t", "-q"])
         return words.strip() if code != 0 else ""
 
     def main_process(self) -> int:
         """Process id of the running nginx; 0 if it does not run."""
-        _, out, _ = self._run(["systemctl", "show", UNIT, "--property=ActiveState,MainPID"])
+        _code, out, _words = self._run(["systemctl", "show", UNIT, "--property=ActiveState,MainPID"])
         shown = dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
         return int(shown.get("MainPID") or 0) if shown.get("ActiveState") in ("active", "reloading") else 0
 
@@ -153,7 +153,7 @@ def is_welcome_page(module: AnsibleModule, link: Path) -> bool:
     if not link.is_file():
         return False
     page = link.resolve()
-    _, out, _ = module.run_command(["dpkg-query", "--show", "--showformat=${Conffiles}", "nginx-common"])
+    _code, out, _words = module.run_command(["dpkg-query", "--show", "--showformat=${Conffiles}", "nginx-common"])
     brought = dict(line.split()[:2] for line in out.splitlines() if line.strip())
     return brought.get(str(page)) == hashlib.md5(page.read_bytes(), usedforsecurity=False).hexdigest()
 
