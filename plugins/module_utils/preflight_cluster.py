@@ -194,7 +194,7 @@ def _storage(known: Mapping[str, Seen], first: str) -> Iterator[tuple[str, Findi
     model = usable[first] or next((storage for storage in usable.values() if storage), None)
     if model is None:
         return
-    owner = [host for host, storage in usable.items() if storage is model][0]
+    (owner, *_others) = (host for host, storage in usable.items() if storage is model)
     for host, storage in usable.items():
         if storage is None or storage is model:
             continue

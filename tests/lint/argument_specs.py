@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 # A default that is an expression is no value of these types: the documentation tools refuse it as one.
-CONVERTED = ("bool", "dict", "float", "int")
+CONVERTED = {"bool", "dict", "float", "int"}
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROLES = REPOSITORY / "roles"
@@ -39,7 +39,7 @@ def differences(role: Path) -> list[str]:
                 found.append(f"{name}: required, but defaults/main.yml has a value")
         elif name not in defaults:
             found.append(f"{name}: in meta/argument_specs.yml, neither required nor in defaults/main.yml")
-        elif option.get("type") in CONVERTED and "{{" in str(defaults[name]):
+        elif {option.get("type"), option.get("elements")} & CONVERTED and "{{" in str(defaults[name]):
             if "default" in option:
                 found.append(f"{name}: the default is an expression; say in the description what it comes to instead")
         elif option.get("default") != defaults[name]:
