@@ -20,7 +20,7 @@ def trust_authorities(file: str | None) -> None:
     The chart configures tornado to use curl, which takes them from no environment variable.
     """
     if file:
-        AsyncHTTPClient.configure("tornado.curl_httpclient.CurlAsyncHTTPClient", defaults={"ca_certs": file})
+        AsyncHTTPClient.configure(AsyncHTTPClient.configured_class(), defaults={"ca_certs": file})
 
 
 def setup(c: Any, settings: Mapping[str, Any]) -> None:
