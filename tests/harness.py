@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAB = REPOSITORY / "lab" / "lab"
@@ -57,6 +57,20 @@ def browser_on_the_bastion(*flags: str, **environment: str) -> Iterator[Browser]
         )
         yield browser
         browser.close()
+
+
+def run_cell(page: Page, code: str, index: int = 0) -> str:
+    """Run code in a cell of the notebook that is open in JupyterLab and return what it printed."""
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=90_000)
+    cell = page.locator(".jp-Notebook .jp-CodeCell").nth(index)
+    # Aimed at the editor, not at what has the focus: JupyterLab takes that while it still opens the notebook.
+    editor = cell.locator(".cm-content")
+    editor.fill(code)
+    expect(editor).to_have_text(code)
+    editor.press("Shift+Enter")
+    output = cell.locator(".jp-OutputArea-output pre")
+    output.wait_for()
+    return output.inner_text().strip()
 
 
 @dataclass(frozen=True)

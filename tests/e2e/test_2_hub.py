@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-from harness import HUB, OUTPUT, WORKERS, Deployment, browser_on_the_bastion, wait_for
+from harness import HUB, OUTPUT, WORKERS, Deployment, browser_on_the_bastion, run_cell, wait_for
 from playwright.sync_api import Browser, Page, expect
 
 RESEARCHER = "grace"
@@ -87,24 +87,12 @@ def test_a_server_starts_on_a_worker(deployment, researcher):
     assert pod_of(deployment, RESEARCHER)["spec"]["nodeName"] in WORKERS
 
 
-def run_cell(page: Page, code: str) -> str:
-    """Run code in a new notebook of JupyterLab and return what it printed."""
-    page.goto(f"{HUB}/user/{RESEARCHER}/lab?reset")
-    page.locator(".jp-LauncherCard[data-category=Notebook]").first.click()
-    cell = page.locator(".jp-Notebook .cm-content").first
-    cell.click()
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=90_000)
-    page.keyboard.insert_text(code)
-    page.keyboard.press("Shift+Enter")
-    output = page.locator(".jp-OutputArea-output pre").first
-    output.wait_for()
-    # JupyterLab's question about news from the internet would have come before the kernel.
-    expect(page.locator(".Toastify__toast")).to_have_count(0)
-    return output.inner_text().strip()
-
-
 def test_a_cell_prints_the_pods_name(deployment, researcher):
+    researcher.goto(f"{HUB}/user/{RESEARCHER}/lab?reset")
+    researcher.locator(".jp-LauncherCard[data-category=Notebook]").first.click()
     printed = run_cell(researcher, "import socket; open('kept.txt', 'w').write('here'); print(socket.gethostname())")
+    # JupyterLab's question about news from the internet would have come before the kernel.
+    expect(researcher.locator(".Toastify__toast")).to_have_count(0)
     photograph(researcher, "3-notebook")
     assert printed == pod_of(deployment, RESEARCHER)["metadata"]["name"]
 
