@@ -184,7 +184,7 @@ PACKAGES_PLAY = f"""
   tasks:
     - ansible.builtin.import_role: {{name: gpuhub.platform.offline_images, tasks_from: check}}
       vars: {{offline_images_packages: [nginx]}}
-- hosts: {WORKER}
+- hosts: {WORKER}.lab
   gather_facts: false
   tasks:
     - ansible.builtin.import_role: {{name: gpuhub.platform.offline_images, tasks_from: packages}}
@@ -207,12 +207,12 @@ def nginx(deployment: Deployment) -> str:
 def test_packages_of_the_bundle_are_installed_without_a_network(deployment, packages):
     deployment.attempts(reset=True)
     dry = deployment.play("--check", playbook=str(packages))
-    assert (dry.code, dry.recap[WORKER]["changed"], nginx(deployment)) == (0, 1, ""), dry.output[-3000:]
+    assert (dry.code, dry.recap[f"{WORKER}.lab"]["changed"], nginx(deployment)) == (0, 1, ""), dry.output[-3000:]
     done = deployment.play(playbook=str(packages))
     assert done.code == 0, done.output[-3000:]
     assert nginx(deployment) == "ii ii "
     again = deployment.play(playbook=str(packages))
-    assert (again.code, again.changed, again.recap[WORKER]["ok"]) == (0, 0, 1), again.output[-3000:]
+    assert (again.code, again.changed, again.recap[f"{WORKER}.lab"]["ok"]) == (0, 0, 1), again.output[-3000:]
     assert deployment.attempts() == {"lookups": [], "packets": []}
     assert deployment.on(WORKER, "ls -A /var/lib/gpuhub/staging") == ""
 
