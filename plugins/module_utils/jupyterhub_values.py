@@ -15,8 +15,8 @@ CORE_CONFIG_MAP = "gpuhub-core"
 USERS_FOLDER = "/srv/gpuhub/users"
 
 # Settings of JupyterLab beside those of the image; the role writes the ConfigMap, one key for each file.
-LAB_CONFIG_MAP = "gpuhub-lab"
-LAB_FOLDER = "/etc/jupyter/labconfig/default_setting_overrides.d"
+JUPYTERLAB_CONFIG_MAP = "gpuhub-jupyterlab"
+JUPYTERLAB_FOLDER = "/etc/jupyter/labconfig/default_setting_overrides.d"
 # Authorities of the site, with the system's, in the hub and in notebooks.
 CA_CONFIG_MAP = "gpuhub-ca"
 CA_FOLDER = "/etc/gpuhub/ca"
@@ -173,7 +173,7 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
         notebook.host_path("gpuhub-examples", f"{shared}/examples", "/shared/examples", read_only=True)
         custom["storage"] = {"users_path": USERS_FOLDER}
     # Optional: settings that are missing are no reason for a server not to start.
-    notebook.config_map(LAB_CONFIG_MAP, LAB_FOLDER, optional=True)
+    notebook.config_map(JUPYTERLAB_CONFIG_MAP, JUPYTERLAB_FOLDER, optional=True)
     if settings.get("ca_checksum"):
         hub.config_map(CA_CONFIG_MAP, CA_FOLDER)
         notebook.config_map(CA_CONFIG_MAP, CA_FOLDER)

@@ -107,7 +107,7 @@ def test_no_limits_are_no_keys():
 
 def test_shared_storage_off():
     result = build(shared_storage_path="")
-    assert [volume["name"] for volume in result["singleuser"]["storage"]["extraVolumes"]] == ["gpuhub-lab"]
+    assert [volume["name"] for volume in result["singleuser"]["storage"]["extraVolumes"]] == ["gpuhub-jupyterlab"]
     assert "storage" not in result["custom"]["gpuhub"]
     assert [volume["name"] for volume in result["hub"]["extraVolumes"]] == ["gpuhub-core"]
 
