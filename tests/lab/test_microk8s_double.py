@@ -586,6 +586,8 @@ def test_enable_dns_and_launch_configuration_of_a_running_node() -> None:
     for line in ("Enabling DNS", "Applying manifest", "CoreDNS service deployed with IP address 10.152.183.10",
                  "DNS is enabled"):  # fmt: skip
         assert line in said.splitlines()
+    # An add-on counts as enabled once its pod exists, as with the real one.
+    wait(lambda: "pod/coredns" in kubectl("get pods -n kube-system -o name", code=None), "CoreDNS has a pod")
     assert run(HEAD, "/snap/bin/microk8s enable dns:10.77.0.1") == (
         "Infer repository core for addon dns\nAddon core/dns is already enabled\n"
     )
