@@ -1,10 +1,9 @@
-"""What a deployment has made of hosts and cluster, in forms that can be compared."""
+"""What a deployment has made of hosts and cluster, in a form that can be compared."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Any
 
 from harness import HEAD, WORKERS, Deployment
@@ -46,96 +45,6 @@ def digest(deployment: Deployment) -> dict[str, str]:
     return found
 
 
-def outline(deployment: Deployment) -> dict[str, str]:
-    """What two deployments with the same settings have in common, by name: objects, files, images, services.
-
-    Left out is what is drawn anew for each deployment (keys, certificates, tokens, passwords, uids, addresses of
-    services), and what only tells how often something was tried.
-    """
-    found = {}
-    for item in deployment.objects(f"{_KINDS},persistentvolumes,nodes"):
-        if not _is_helms_record(item):
-            text = json.dumps(_common(item), sort_keys=True)
-            name = _name(item)
-            if item["kind"] == "PersistentVolume":
-                claim = item["spec"]["claimRef"]
-                name = f"PersistentVolume of {claim['namespace']}/{claim['name']}"
-            found[name] = (found.get(name, "") + _without_keys(text)).strip()
-    for release in json.loads(deployment.on(HEAD, _HELM_LIST)):
-        found[f"release {release['name']}"] = f"{release['status']} {release['chart']}"
-    for host in [HEAD, *WORKERS]:
-        for section, script in _ON_HOSTS.items():
-            for line in deployment.on(host, script).splitlines():
-                name, _, value = line.partition("\t")
-                found[f"{host}: {section} {name}"] = value
-    return found
-
-
-def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """What differs between two digests or outlines, one text each, for people."""
-    lines = []
-    for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name, "(nothing)"), after.get(name, "(nothing)")
-        if old != new:
-            at = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-            cut = slice(max(0, at - 60), at + 120)
-            lines.append(f"{name}: {old[cut]!r} became {new[cut]!r}")
-    return lines
-
-
-_HELM_LIST = (
-    "/snap/microk8s/current/bin/helm --kubeconfig /var/snap/microk8s/current/credentials/client.config"
-    " list --all-namespaces --all -o json"
-)
-# Files whose content is drawn anew for each deployment; that they are there, whose and with which mode is compared.
-_DRAWN = r"^/var/lib/gpuhub/(secrets|pki|values)/|^/etc/gpuhub/.*\.crt$|/tls/|\.(key|crt|pem|csr)$"
-_FILES = f"""
-import hashlib, os, re, stat
-ROOTS = ["/etc/microk8s.yaml", "/etc/gpuhub", "/var/lib/gpuhub", "/var/snap/microk8s/current/args",
-         "/var/snap/microk8s/common/sideload", "/var/snap/microk8s/common/.microk8s.yaml", "/root", "/tmp", "/var/tmp",
-         "/opt", "/srv", "/etc/systemd/system", "/etc/hosts"]
-PASSED = re.compile(r"/var/lib/gpuhub/(volumes|registry/data|registry/run)/|__pycache__|^/root/\\.(ssh|kube)/|"
-                    # It names the start of each service.
-                    r"^/var/lib/gpuhub/microk8s-arguments.json$|"
-                    # What Ansible and systemd leave for the moment.
-                    r"^/root/\\.ansible(/|$)|^/(var/)?tmp/systemd-private|^/tmp/(k8srcp|osrcp)-|/tmp/snap-private|/tmp/\\.")
-DRAWN = re.compile({_DRAWN!r})
-def tell(path):
-    if PASSED.search(path):
-        return
-    about = os.lstat(path)
-    if stat.S_ISREG(about.st_mode):
-        content = "(drawn)" if DRAWN.search(path) else hashlib.sha256(open(path, "rb").read()).hexdigest()[:16]
-    else:
-        content = os.readlink(path) if stat.S_ISLNK(about.st_mode) else ""
-    print(path, "%o %d:%d %s" % (about.st_mode, about.st_uid, about.st_gid, content), sep="\\t")
-for root in ROOTS:
-    if os.path.lexists(root):
-        tell(root)
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not PASSED.search(os.path.join(folder, name) + "/")]
-        for name in folders + files:
-            tell(os.path.join(folder, name))
-"""
-_ON_HOSTS = {
-    "file": f"python3 - <<'END'\n{_FILES}\nEND",
-    "image": (
-        "/snap/bin/microk8s ctr images ls | awk '/io.cri-containerd.pinned=pinned/ && $1 !~ /^sha256:/ "
-        '{print $1 "\\t" $3}\''
-    ),
-    "snap": "snap list | awk 'NR > 1 {print $1 \"\\t\" $2, $3}'",
-    "service": (
-        "systemctl list-units --all --plain --no-legend 'snap.*' 'gpuhub*' | awk '{print $1 \"\\t\" $2, $3}';"
-        " systemctl list-unit-files --plain --no-legend 'snap.*' 'gpuhub*' | awk '{print $1 \"-file\\t\" $2}'"
-    ),
-    "swap and limits": "sysctl -n vm.max_map_count fs.inotify.max_user_instances | paste -s",
-    "tags of the registry": (
-        "cd /var/lib/gpuhub/registry/data 2>/dev/null && find . -path '*/_manifests/tags/*/current/link'"
-        ' -exec sh -c \'printf "%s\\t%s\\n" "$1" "$(cat "$1")"\' - {} \\; || true'
-    ),
-}
-
-
 def _is_helms_record(item: dict[str, Any]) -> bool:
     """One more after each upgrade, by design."""
     return item["kind"] == "Secret" and item["type"] == "helm.sh/release.v1"
@@ -151,39 +60,3 @@ def _content(item: dict[str, Any]) -> dict[str, Any]:
 
 def _annotations(item: dict[str, Any]) -> dict[str, str]:
     return {key: value for key, value in item["metadata"].get("annotations", {}).items() if key not in _BOOKKEEPING}
-
-
-def _common(item: dict[str, Any]) -> Any:
-    """What is the same in every deployment of an object's definition."""
-    kind, content, annotations = item["kind"], _content(item), _annotations(item)
-    spec = content.get("spec", {})
-    if kind == "Secret":
-        content["data"] = sorted(content.get("data", {}))
-    elif kind == "Service":
-        # A stated address is the settings'; all others are drawn.
-        if item["metadata"]["name"] not in ("kubernetes", "kube-dns") and spec.get("clusterIP") != "None":
-            spec.pop("clusterIP"), spec.pop("clusterIPs")
-    elif kind == "PersistentVolumeClaim":
-        spec.pop("volumeName", None)
-    elif kind == "PersistentVolume":
-        claim = spec.pop("claimRef")
-        spec["claimRef"] = [claim["namespace"], claim["name"]]
-        spec.pop("nodeAffinity", None)
-    elif kind == "Node":
-        # Who joined first got the first part of the pods' network.
-        content = {"taints": spec.get("taints"), "unschedulable": spec.get("unschedulable")}
-        annotations = {}
-    elif kind == "Namespace":
-        content = {}
-    elif kind in ("Deployment", "DaemonSet", "StatefulSet"):
-        marks = spec["template"]["metadata"].get("annotations", {})
-        for key in [key for key in marks if key.startswith("checksum/") or key == "gpuhub.io/certificate"]:
-            marks[key] = "(of secrets too)"
-    # Where the smoke test's first server happened to start.
-    annotations = {key: value for key, value in annotations.items() if not key.endswith("selected-node")}
-    return [content, item["metadata"].get("labels"), annotations]
-
-
-def _without_keys(text: str) -> str:
-    """Certificates and keys in a JSON text, of which every deployment has its own."""
-    return re.sub(r"-----BEGIN .*?-----END [A-Z ]+-----", "(drawn)", text)
