@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
@@ -36,9 +37,18 @@ def core_archive_of(collection: str) -> dict[str, str]:
     }
 
 
+def local_file(path: str) -> dict[str, str]:
+    """Return a file of the control node."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise AnsibleFilterError(f"local_file: {error}") from error
+    return {"content": base64.b64encode(content).decode("ascii"), "checksum": hashlib.sha256(content).hexdigest()}
+
+
 class FilterModule:
     """Filters by name."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters of this file."""
-        return {"jupyterhub_values": jupyterhub_values, "core_archive": core_archive_of}
+        return {"jupyterhub_values": jupyterhub_values, "core_archive": core_archive_of, "local_file": local_file}

@@ -19,8 +19,8 @@ class HelmReleaseError(Exception):
     """Helm has no record of a release."""
 
 
-def newest_manifest(records: Iterable[dict[str, Any]]) -> str:
-    """Return the manifest, a YAML text, of the newest revision among the records of one release.
+def newest_release(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the newest revision among the records of one release: `manifest`, `config`, `chart`, as Helm names them.
 
     Helm stores a release as base64 of base64 of gzip of JSON (helm.sh/helm/v3/pkg/storage/driver/util.go).
     Raises HelmReleaseError if there is none.
@@ -28,7 +28,12 @@ def newest_manifest(records: Iterable[dict[str, Any]]) -> str:
     newest = max(records, key=_revision, default=None)
     if newest is None:
         raise HelmReleaseError("the Helm release is not installed")
-    return json.loads(gzip.decompress(base64.b64decode(base64.b64decode(newest["data"]["release"]))))["manifest"]
+    return json.loads(gzip.decompress(base64.b64decode(base64.b64decode(newest["data"]["release"]))))
+
+
+def is_of(release: dict[str, Any], chart_version: str, values: dict[str, Any]) -> bool:
+    """Whether a revision was made of the chart in this version with these values."""
+    return release["chart"]["metadata"]["version"] == chart_version and (release.get("config") or {}) == values
 
 
 def _revision(record: dict[str, Any]) -> int:

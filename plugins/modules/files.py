@@ -5,9 +5,9 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: files
-short_description: Many small text files and folders in one execution
+short_description: Many small files and folders in one execution
 description:
-  - Makes text files equal to the content given, and both files and folders belong to whom they shall.
+  - Makes files equal to the content given, and both files and folders belong to whom they shall.
   - Does in one execution on the host what a loop over M(ansible.builtin.copy) or M(ansible.builtin.file) does in one
     for each item.
   - A file is replaced as a whole, never seen half written.
@@ -27,7 +27,11 @@ options:
         type: path
         required: true
       content:
-        description: The text. Required by O(files[].state=present), and by no other.
+        description: The text. O(files[].state=present) requires this or O(files[].base64), and nothing else takes them.
+        type: str
+      base64:
+        description:
+          - The content of a file that is no text, in base64, as P(gpuhub.platform.local_file#filter) returns it.
         type: str
       mode:
         description: Permissions in octal. By default V(0644) of a file, V(0755) of a folder.
@@ -72,7 +76,9 @@ removed:
   returned: always
 """
 
+import base64
 import grp
+import hashlib
 import os
 import pwd
 import stat
@@ -82,7 +88,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.atomic_file import write_text
+from ..module_utils.atomic_file import replacement
 
 KINDS = {"present": "file", "directory": "directory", "absent": "absent"}
 MODES = {"present": "0644", "directory": "0755", "absent": "0"}
@@ -94,13 +100,13 @@ class FilesError(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """What is at a path: kind is file, directory or absent; the text is that of a file."""
+    """What is at a path: kind is file, directory or absent; the content is that of a file."""
 
     kind: str
     mode: int = 0
     user: int = 0
     group: int = 0
-    text: str = ""
+    content: bytes = b""
 
     def __str__(self) -> str:
         return self.kind if self.kind == "absent" else f"{self.kind} {self.mode:04o} {self.user}:{self.group}"
@@ -116,16 +122,17 @@ def look(path: Path) -> State:
     if path.is_dir():
         return State("directory", mode, found.st_uid, found.st_gid)
     if path.is_file():
-        text = path.read_text(encoding="utf-8", errors="replace")
-        return State("file", mode, found.st_uid, found.st_gid, text)
+        return State("file", mode, found.st_uid, found.st_gid, path.read_bytes())
     raise FilesError(f"{path}: it is there, and is neither a file nor a folder")
 
 
 def want(item: dict[str, Any], before: State) -> State:
     """What shall be there instead of `before`. Raises FilesError."""
     path, state = item["path"], item["state"]
-    if (item["content"] is not None) != (state == "present"):
-        raise FilesError(f"{path}: content belongs to a file that shall be present, and to nothing else")
+    if [item["content"], item["base64"]].count(None) != (1 if state == "present" else 2):
+        raise FilesError(
+            f"{path}: a file that shall be present needs either content or base64, and nothing else takes them"
+        )
     if before.kind not in ("absent", KINDS[state]) and not (state == "absent" and before.kind == "file"):
         raise FilesError(f"{path}: it is a {before.kind}; remove it if it is not needed")
     if state == "absent":
@@ -136,7 +143,11 @@ def want(item: dict[str, Any], before: State) -> State:
         group = number(item["group"], before.group, lambda name: grp.getgrnam(name).gr_gid)
     except (KeyError, ValueError) as error:
         raise FilesError(f"{path}: mode, owner or group: {error}") from error
-    return State(KINDS[state], mode, user, group, item["content"] or "")
+    try:
+        content = (item["content"] or "").encode() if item["base64"] is None else base64.b64decode(item["base64"])
+    except ValueError as error:
+        raise FilesError(f"{path}: base64: {error}") from error
+    return State(KINDS[state], mode, user, group, content)
 
 
 def number(name: str | None, default: int, find: Any) -> int:
@@ -153,7 +164,8 @@ def make(path: Path, wanted: State) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if wanted.kind == "file":
-        write_text(path, wanted.text, wanted.mode, (wanted.user, wanted.group))
+        with replacement(path, wanted.mode, (wanted.user, wanted.group)) as stream:
+            stream.write(wanted.content)
         return
     path.mkdir(mode=0o700, exist_ok=True)
     os.chown(path, wanted.user, wanted.group)
@@ -161,14 +173,19 @@ def make(path: Path, wanted: State) -> None:
 
 
 def difference(path: Path, before: State, after: State) -> dict[str, str]:
-    """A change as Ansible shows it: of the text, or where that is the same of what else there is."""
-    same = before.text == after.text
-    return {
-        "before_header": str(path),
-        "after_header": str(path),
-        "before": f"{before}\n" if same else before.text,
-        "after": f"{after}\n" if same else after.text,
-    }
+    """A change as Ansible shows it: of the content, or where that is the same of what else there is."""
+    headers = {"before_header": str(path), "after_header": str(path)}
+    if before.content == after.content:
+        return {**headers, "before": f"{before}\n", "after": f"{after}\n"}
+    return {**headers, "before": printable(before.content), "after": printable(after.content)}
+
+
+def printable(content: bytes) -> str:
+    """Content as a diff shows it; of what is no text only its SHA-256."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return f"binary content, sha256 {hashlib.sha256(content).hexdigest()}\n"
 
 
 def main() -> None:
@@ -182,6 +199,7 @@ def main() -> None:
                 "options": {
                     "path": {"type": "path", "required": True},
                     "content": {"type": "str"},
+                    "base64": {"type": "str"},
                     "mode": {"type": "str"},
                     "owner": {"type": "str"},
                     "group": {"type": "str"},

@@ -77,6 +77,7 @@ EXAMPLES = r"""
 - name: What was edited by hand in a release is repaired
   gpuhub.platform.kube_objects:
     release: {name: jupyterhub, namespace: jhub}
+    ready: {timeout: 600}
 """
 
 RETURN = r"""
@@ -115,7 +116,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import kube_client as kube
-from ..module_utils.helm_release import HelmReleaseError, newest_manifest
+from ..module_utils.helm_release import HelmReleaseError, newest_release
 from ..module_utils.kube_compare import (
     KubeCompareError,
     comparable,
@@ -133,7 +134,7 @@ def wanted_objects(params: dict[str, Any], cluster: kube.Cluster) -> list[kube.O
     if params["release"]:
         name, namespace = params["release"]["name"], params["release"]["namespace"]
         secrets = cluster.list("v1", "Secret", namespace=namespace, label_selector=f"owner=helm,name={name}")
-        manifest = kube.documents(newest_manifest(secrets))
+        manifest = kube.documents(newest_release(secrets)["manifest"])
         items = [owned_by_release(item, name, namespace) for item in validate(manifest)]
         for item in items:
             if cluster.namespaced(item):

@@ -10,7 +10,8 @@ import pytest
 from ansible_collections.gpuhub.platform.plugins.module_utils.helm_release import (
     HelmReleaseError,
     helm_at_work,
-    newest_manifest,
+    is_of,
+    newest_release,
     split_history,
 )
 
@@ -59,17 +60,37 @@ def test_helm_at_work(command, expected):
     assert helm_at_work([*command.split(" "), ""], "jupyterhub") is expected
 
 
-def release(version, manifest):
+def record(version, **release):
     """A release Secret as Helm stores it and the API server shows it."""
-    text = json.dumps({"version": version, "info": {"status": "deployed"}, "manifest": manifest}).encode()
+    text = json.dumps({"version": version, "info": {"status": "deployed"}, **release}).encode()
     data = base64.b64encode(base64.b64encode(gzip.compress(text))).decode()
     return {"metadata": {"labels": {"version": str(version)}}, "data": {"release": data}}
 
 
-def test_newest_manifest_is_by_number_not_by_text():
-    assert newest_manifest([release(9, "nine"), release(10, "ten"), release(2, "two")]) == "ten"
+def test_newest_release_is_by_number_not_by_text():
+    found = newest_release([record(9, manifest="nine"), record(10, manifest="ten"), record(2, manifest="two")])
+    assert found["manifest"] == "ten"
 
 
 def test_no_release():
     with pytest.raises(HelmReleaseError, match="not installed"):
-        newest_manifest([])
+        newest_release([])
+
+
+@pytest.mark.parametrize(
+    ("version", "values", "expected"),
+    [
+        ("4.4.0", {"a": {"b": 1}}, True),
+        ("4.2.0", {"a": {"b": 1}}, False),
+        ("4.4.0", {"a": {"b": 2}}, False),
+        ("4.4.0", {"a": {"b": 1, "c": None}}, False),
+        ("4.4.0", {}, False),
+    ],
+)
+def test_a_revision_is_of_a_chart_and_values(version, values, expected):
+    chart = {"metadata": {"name": "jupyterhub", "version": "4.4.0"}}
+    assert is_of(newest_release([record(1, chart=chart, config={"a": {"b": 1}})]), version, values) is expected
+
+
+def test_a_release_without_values_is_recorded_without_config():
+    assert is_of({"chart": {"metadata": {"version": "1"}}, "config": None}, "1", {})

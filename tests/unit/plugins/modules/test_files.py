@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 
 import pytest
@@ -57,6 +59,15 @@ def test_repairs_content_permissions_and_owner_and_shows_which(tmp_path, spoil, 
     assert (tmp_path / "file").read_text() == "text\n"
 
 
+def test_content_that_is_no_text_is_shown_by_its_checksum(tmp_path):
+    content = bytes(range(256))
+    wanted = [{"path": tmp_path / "file", "base64": base64.b64encode(content).decode()}]
+    done = run("files", files=wanted)
+    assert (tmp_path / "file").read_bytes() == content
+    assert done["diff"][0]["after"] == f"binary content, sha256 {hashlib.sha256(content).hexdigest()}\n"
+    assert not run("files", files=wanted)["changed"]
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_leaves_the_owner_alone_that_it_was_not_told(tmp_path, kind):
     path = tmp_path / kind
@@ -73,8 +84,10 @@ def test_leaves_the_owner_alone_that_it_was_not_told(tmp_path, kind):
         ({"path": "folder", "content": "text"}, "folder: it is a directory"),
         ({"path": "folder", "state": "absent"}, "folder: it is a directory"),
         ({"path": "file", "state": "directory"}, "file: it is a file"),
-        ({"path": "new"}, "new: content"),
-        ({"path": "new", "state": "directory", "content": "text"}, "new: content"),
+        ({"path": "new"}, "new: a file that shall be present needs"),
+        ({"path": "new", "content": "text", "base64": "dGV4dA=="}, "new: a file that shall be present needs"),
+        ({"path": "new", "base64": "not base64"}, "new: base64"),
+        ({"path": "new", "state": "directory", "content": "text"}, "new: a file that shall be present needs"),
         ({"path": "new", "state": "directory", "owner": "nobody-has-this-name"}, "nobody-has-this-name"),
         ({"path": "new", "state": "directory", "mode": "u=rwx"}, "u=rwx"),
     ],
