@@ -12,11 +12,16 @@ from ..module_utils.registry_mirrors import registry_mirrors as render
 
 
 def registry_mirrors(
-    upstreams: Iterable[str], registry: str, ca: str, username: str = "", password: str = ""
+    upstreams: Iterable[str],
+    registry: str,
+    ca: str,
+    username: str = "",
+    password: str = "",
+    images: Iterable[str] = (),
 ) -> dict[str, str]:
     """Upstream -> text of its hosts.toml."""
     try:
-        return render(upstreams, registry, ca, username, password)
+        return render(upstreams, registry, ca, username, password, images)
     except RegistryMirrorsError as error:
         raise AnsibleFilterError(f"registry_mirrors: {error}") from error
 

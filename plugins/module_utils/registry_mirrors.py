@@ -46,10 +46,19 @@ def _table(name: str, lines: Iterable[str]) -> list[str]:
 
 
 def registry_mirrors(
-    upstreams: Iterable[str], registry: str, ca: str, username: str = "", password: str = ""
+    upstreams: Iterable[str],
+    registry: str,
+    ca: str,
+    username: str = "",
+    password: str = "",
+    images: Iterable[str] = (),
 ) -> dict[str, str]:
-    """Upstream -> text of its hosts.toml. Raises RegistryMirrorsError."""
-    return {upstream: hosts_toml(upstream, registry, ca, username, password) for upstream in upstreams}
+    """Upstream -> text of its hosts.toml, for `upstreams` and those of the references `images`, in order of name.
+
+    Raises RegistryMirrorsError.
+    """
+    every = {*upstreams, *(parse(image).registry for image in images)}
+    return {upstream: hosts_toml(upstream, registry, ca, username, password) for upstream in sorted(every)}
 
 
 def _base(registry: str) -> str:

@@ -19,6 +19,8 @@ from harness import CACHE, HEAD, LAB, WORKERS, Deployment, Play, wait_for
 
 SINGLEUSER = "quay.io/jupyterhub/k8s-singleuser-sample:4.4.0"
 MINE = "myorg/pytorch-jhub:24.10"
+# The same image by a name of a registry that nobody has told the platform about.
+FOREIGN = "registry.example.com/team/notebook:1"
 WORKER = WORKERS[0]
 
 
@@ -123,7 +125,9 @@ def add_layer(source: Path, target: Path, files: dict[str, bytes]) -> None:
         config["history"].append({"created_by": "COPY"})
         content = json.dumps(config).encode()
         left_out = ("manifest.json", entry["Config"])
-        entry.update(Config=f"{sha256(content)}.json", RepoTags=[MINE], Layers=[*entry["Layers"], "mine/layer.tar"])
+        entry.update(
+            Config=f"{sha256(content)}.json", RepoTags=[MINE, FOREIGN], Layers=[*entry["Layers"], "mine/layer.tar"]
+        )
         with tarfile.open(fileobj=sink, mode="w:") as new:
             for member in old:
                 if member.name not in left_out:
@@ -141,13 +145,17 @@ def with_mine(deployment: Deployment, folder: Path) -> Iterator[Play]:
     add_layer(plain, folder / "jhub_24.10_3.tar.gz", {"etc/made-by-hand": b"by hand\n"})
     plain.unlink()
     yield deployment.play(*settings(folder))
-    deployment.kubectl("-n", "default", "delete", "pod", "made-by-hand", "--ignore-not-found", "--now")
     back = deployment.play()
     assert back.code == 0, back.output[-6000:]
 
 
 def settings(folder: Path) -> tuple[str, ...]:
-    return "-e", f"offline_images_bundle={folder}", "-e", f"jupyterhub_singleuser_image={MINE}"
+    chosen = {
+        "offline_images_bundle": str(folder),
+        "jupyterhub_singleuser_image": MINE,
+        "offline_images_required": [FOREIGN],
+    }
+    return "-e", json.dumps(chosen)
 
 
 def test_notebooks_start_from_an_image_made_by_hand(with_mine):
@@ -155,9 +163,10 @@ def test_notebooks_start_from_an_image_made_by_hand(with_mine):
     assert with_mine.code == 0, with_mine.output[-6000:]
 
 
-def test_nodes_pull_it_from_the_registry_with_its_own_layer(with_mine, deployment):
+@pytest.mark.parametrize("image", [MINE, FOREIGN])
+def test_nodes_pull_it_from_the_registry_with_its_own_layer(with_mine, deployment, image):
     deployment.kubectl(
-        "-n", "default", "run", "made-by-hand", f"--image={MINE}", "--restart=Never",
+        "-n", "default", "run", "made-by-hand", f"--image={image}", "--restart=Never",
         "--overrides", json.dumps({"spec": {"nodeName": WORKER}}), "--command", "--", "cat", "/etc/made-by-hand",
     )  # fmt: skip
 
@@ -169,6 +178,7 @@ def test_nodes_pull_it_from_the_registry_with_its_own_layer(with_mine, deploymen
 
     wait_for("the pod ends", lambda: phase() == "Succeeded")
     assert deployment.kubectl("-n", "default", "logs", "made-by-hand") == "by hand\n"
+    deployment.kubectl("-n", "default", "delete", "pod", "made-by-hand", "--now")
 
 
 def test_a_second_run_with_it_changes_nothing(with_mine, deployment, folder):

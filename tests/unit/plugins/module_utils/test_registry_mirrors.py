@@ -41,6 +41,13 @@ def test_a_password_is_sent_whichever_way_is_taken():
     assert "ca" not in document
 
 
+def test_images_bring_their_registries():
+    images = ["registry.site/team/notebook:1", "myorg/pytorch:24.10", "quay.io/a/b:c"]
+    found = registry_mirrors(["quay.io"], "https://10.0.0.1:5000", CA, images=images)
+    assert list(found) == ["docker.io", "quay.io", "registry.site"]
+    assert "https://10.0.0.1:5000/v2/registry.site" in found["registry.site"]
+
+
 @pytest.mark.parametrize(
     ("upstream", "registry"),
     [
