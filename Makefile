@@ -6,11 +6,16 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help venv lab try collection lint sanity unit lab-test e2e deployed molecule bench test soak clean
+# The lab that is deployed from nothing; each part of the end-to-end tests goes on from there on a lab of its own.
+export GPUHUB_LAB_NAME := $(or $(GPUHUB_LAB_NAME),lab)
+PARTS := $(sort $(foreach test,$(wildcard tests/e2e/test_[2-9]_*.py),e2e-$(word 2,$(subst _, ,$(notdir $(test))))))
+.PHONY: e2e-deploy molecule-drawn $(PARTS)
 
 CACHE := $(or $(GPUHUB_LAB_CACHE),$(HOME)/.cache/gpuhub-lab)
 VENV := $(CACHE)/venv/current
 export PATH := $(VENV)/bin:$(PATH)
 LAB := lab/lab
+BEGINS = { echo "$$(date +%T) $@" >&3; } 2>/dev/null || true
 PLAY = $(LAB) run ansible-playbook -i inventories/lab
 
 help: ## this list
@@ -31,6 +36,7 @@ collection: venv ## the archive that `ansible-galaxy collection install` takes, 
 	@.ci/collection tests/output
 
 lint: venv ## style of playbooks, roles, plugins and tests
+	@$(BEGINS)
 	yamllint .
 	ruff check .
 	ruff format --check .
@@ -41,16 +47,35 @@ lint: venv ## style of playbooks, roles, plugins and tests
 	antsibull-changelog lint
 
 sanity: venv ## that archive, as Ansible's own tools judge it
+	@$(BEGINS)
 	tests/sanity/run "$$(.ci/collection tests/output)"
 
 unit: venv ## pure functions
+	@$(BEGINS)
 	pytest tests/unit
 
 lab-test: venv ## the lab itself and its doubles
+	@$(BEGINS)
 	pytest -x tests/lab
 
-e2e: venv ## what users meet: playbooks, a browser, faults
-	pytest -x tests/e2e
+e2e: $(PARTS) ## what users meet: playbooks, a browser, faults
+
+e2e-deploy: venv ## bad input, and a deployment from nothing, which is saved
+	@$(BEGINS)
+	pytest -x tests/e2e/test_[01]_*.py
+	@$(LAB) down
+
+# They do not disturb each other, so `make --jobs` runs several. The lab of one that has failed stays, to be looked at.
+$(PARTS): e2e-%: e2e-deploy
+	@$(BEGINS)
+	export GPUHUB_LAB_NAME=$(GPUHUB_LAB_NAME)-$* GPUHUB_LAB_FROM=$(GPUHUB_LAB_NAME); \
+	$(LAB) load deployed --from $$GPUHUB_LAB_FROM; pytest -x tests/e2e/test_$*_*.py; $(LAB) clean
+
+molecule-drawn: e2e-deploy
+	@$(BEGINS)
+	scenario=$(or $(SCENARIO),$$(ls roles | shuf --head-count=1)); echo "make molecule-drawn SCENARIO=$$scenario"; \
+	export GPUHUB_LAB_NAME=$(GPUHUB_LAB_NAME)-m; \
+	$(LAB) load deployed --from $(GPUHUB_LAB_NAME); $(LAB) run molecule test -s $$scenario; $(LAB) clean
 
 deployed: lab
 	@$(LAB) load deployed 2>/dev/null || { $(PLAY) playbooks/site.yml && $(LAB) save deployed; }
@@ -62,11 +87,11 @@ molecule: deployed ## a scenario for each role on the deployed lab; SCENARIO=cal
 bench: deployed ## ratios against references that run beside them; fails where a goal is missed
 	@missed=0; for bench in tests/bench/bench_*.py; do PYTHONPATH=tests python $$bench || missed=1; done; exit $$missed
 
-test: lint sanity unit lab-test e2e ## everything that CI runs
+test: ## everything that CI runs, two at a time; what begins is said at once, what it printed when it has ended
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target e2e-deploy lint sanity unit lab-test e2e molecule-drawn 3>&1
 
-soak: venv ## the full figures: every fault that is planted by hand is reported and repaired
-	GPUHUB_SOAK=1 pytest -x tests/e2e
-	$(MAKE) molecule
+soak: export GPUHUB_SOAK = 1
+soak: e2e molecule ## the full figures: every fault, every point at which a run can be cut off, every role's scenario
 
-clean: ## remove the lab; the cache stays
-	@$(LAB) clean
+clean: ## remove the labs; the cache stays
+	@for lab in $(GPUHUB_LAB_NAME) $(PARTS:e2e-%=$(GPUHUB_LAB_NAME)-%) $(GPUHUB_LAB_NAME)-m; do GPUHUB_LAB_NAME=$$lab $(LAB) clean; done

@@ -117,6 +117,12 @@ class Deployment:
         assert done.returncode == 0 or not check, f"lab {shlex.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def load(self, save: str) -> None:
+        """Go back to a saved state; make names the lab in GPUHUB_LAB_FROM whose saves this one takes over."""
+        source = os.environ.get("GPUHUB_LAB_FROM")
+        known = json.loads(self.lab("status", "--json"))["saves"]
+        self.lab("load", save, *(["--from", source] if source and save not in known else []))
+
     def on(self, host: str, script: str, check: bool = True) -> str:
         """Run a shell script on a host."""
         return self.lab("exec", host, "bash", "-c", script, check=check)
@@ -135,7 +141,8 @@ class Deployment:
             command, cwd=REPOSITORY, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         OUTPUT.mkdir(exist_ok=True)
-        (OUTPUT / f"play-{time.strftime('%H%M%S')}.log").write_text(done.stdout)
+        lab = os.environ.get("GPUHUB_LAB_NAME") or "lab"
+        (OUTPUT / f"play-{lab}-{time.strftime('%H%M%S')}.log").write_text(done.stdout)
         return Play(done.returncode, done.stdout)
 
     def role(self, name: str, tasks_from: str, *arguments: str) -> Play:

@@ -62,9 +62,12 @@ def artefact(name: str, inputs: Iterable[Path | str], build: Callable[[Path], No
             build(partial)
             partial.rename(folder)
             say(f"built {name} in {time.monotonic() - started:.0f} s")
-        link = CACHE / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(folder)
+        link, fresh = CACHE / name, builds / f".{name}.link"
+        if not link.is_symlink() or link.readlink() != folder:
+            # In one step: somebody may be reading by it.
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(folder)
+            fresh.rename(link)
         os.utime(folder)
         pinned = {path.name for path in _pins().glob("*/*")}
         for old in sorted(builds.glob(f"{name}-????????????????"), key=lambda p: p.stat().st_mtime)[:-2]:

@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     save.add_argument("name", metavar="NAME")
     load = command("load", "go back to a saved state", "What was written since is lost.")
     load.add_argument("name", metavar="NAME")
+    load.add_argument("--from", dest="source", metavar="LAB", help="copy the save from another lab first")
     attempts = command(
         "attempts",
         "print what tried to reach the outside as JSON",
@@ -125,7 +126,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         case "save":
             lab.save(options.name)
         case "load":
-            lab.load(options.name)
+            lab.load(options.name, Instance.named(options.source) if options.source else None)
         case "attempts":
             print(json.dumps(lab.attempts(options.reset), indent=2))
         case "publish":

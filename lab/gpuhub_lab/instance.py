@@ -26,10 +26,14 @@ class Instance:
     @classmethod
     def current(cls) -> Instance:
         """The instance that the environment variable GPUHUB_LAB_NAME names."""
-        name = os.environ.get("GPUHUB_LAB_NAME") or "lab"
+        return cls.named(os.environ.get("GPUHUB_LAB_NAME") or "lab")
+
+    @classmethod
+    def named(cls, name: str) -> Instance:
+        """The instance of a name."""
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,19}", name):
             raise LabError(
-                f"GPUHUB_LAB_NAME is {name!r}: at most 20 lower-case letters, digits and hyphens, first a letter"
+                f"{name!r} cannot name a lab: at most 20 lower-case letters, digits and hyphens, first a letter"
             )
         return cls(name)
 

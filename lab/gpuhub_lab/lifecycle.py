@@ -99,11 +99,13 @@ class Lab:
                 if running:
                     self._start(running)
 
-    def load(self, name: str) -> None:
-        """Bring hosts and shared storage back to a saved state; all its hosts run afterwards."""
+    def load(self, name: str, source: Instance | None = None) -> None:
+        """Bring hosts and shared storage back to a saved state, of another lab if so; all its hosts run afterwards."""
         with self._locked():
             packages.ensure()
             self.storage.mount()
+            if source:
+                self.storage.fetch(name, source)
             self.storage.find_save(name)
             self._stop(lambda host: host.reap())
             self.storage.load(name)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from .cache import pin, unpin
@@ -142,8 +143,11 @@ class Storage:
     def save(self, name: str) -> None:
         """Keep the live state under a name; an older save of that name is replaced. Hosts must be down."""
         self.check_name(name)
+        self._keep(self.live, name)
+
+    def _keep(self, folder: Path, name: str) -> None:
         self._delete(self.saves / f".{name}")
-        self._snapshot(self.live, self.saves / f".{name}", read_only=True)
+        self._snapshot(folder, self.saves / f".{name}", read_only=True)
         self._delete(self.saves / name)
         (self.saves / f".{name}").rename(self.saves / name)
 
@@ -154,6 +158,21 @@ class Storage:
             raise LabError(f"there is no save {name!r}; there are: {', '.join(self.names()) or 'none'}")
         self.template(folder)
         return folder
+
+    def fetch(self, name: str, other: Instance) -> None:
+        """Copy a save of another lab, under the same name."""
+        theirs = Storage(other).find_save(name)
+        arrivals = self.instance.state / "arrivals"
+        arrivals.mkdir(exist_ok=True)
+        self._delete(arrivals / name)  # what a killed copy has left
+        if self.has_btrfs():
+            with subprocess.Popen(["btrfs", "--quiet", "send", theirs], stdout=subprocess.PIPE) as sender:
+                subprocess.run(["btrfs", "--quiet", "receive", arrivals], stdin=sender.stdout, check=True)
+        else:
+            sh("cp", "-a", theirs, arrivals)
+        self._keep(arrivals / name, name)
+        self._delete(arrivals / name)
+        pin(self.template(self.saves / name), self.instance.name)
 
     def load(self, name: str) -> None:
         """Replace the live state by a save. Hosts must be down."""

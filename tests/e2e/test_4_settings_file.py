@@ -20,7 +20,7 @@ IGNORE = ("-e", json.dumps({"gpuhub_env_ignore": UNBUILT}))
 def from_file(deployment: Deployment) -> Iterator[Play]:
     """A deployment with the file's settings; afterwards the lab is as before."""
     yield deployment.play(*FILE, *IGNORE)
-    deployment.lab("load", "deployed")
+    deployment.load("deployed")
 
 
 def test_what_does_not_exist_yet_stops_before_any_host_is_connected_to(deployment):

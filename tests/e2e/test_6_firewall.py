@@ -107,7 +107,7 @@ def role(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def guarded(deployment: Deployment) -> Iterator[dict[str, str]]:
     """The deployed lab with firewalls of the site turned on that allow SSH and nothing else; what they hold."""
-    deployment.lab("load", "deployed")
+    deployment.load("deployed")
     deployment.lab("run", "ip", "address", "add", f"{CLIENT}/24", "dev", "br0")
     try:
         wait_for("everything runs", deployment.works, 180)
@@ -122,7 +122,7 @@ def guarded(deployment: Deployment) -> Iterator[dict[str, str]]:
         yield rules(deployment)
     finally:
         deployment.lab("run", "ip", "address", "del", f"{CLIENT}/24", "dev", "br0", check=False)
-        deployment.lab("load", "deployed")
+        deployment.load("deployed")
 
 
 @pytest.fixture(scope="module")

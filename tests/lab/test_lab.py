@@ -200,7 +200,12 @@ def test_save_and_load() -> None:
     lab("ssh", "worker1", "test -s /etc/ssh/moduli && ! test -e /root/new")
     assert json.loads(lab("status", "--json"))["saves"] == ["before"]
     before = boots()
+    lab("load", "before", "--from", NAME, name=NEIGHBOUR)
+    assert lab("ssh", "worker1", f"cat {' '.join(places)}", name=NEIGHBOUR) == "saved\n" * 3
+    assert "no save 'absent'" in lab("load", "absent", "--from", NAME, name=NEIGHBOUR, code=1)
+    lab("clean", name=NEIGHBOUR)
     assert "no save 'absent'" in lab("load", "absent", code=1)
+    assert "cannot name a lab" in lab("load", "before", "--from", "../x", code=1)
     assert "cannot name a save" in lab("save", "../x", code=1)
     assert boots() == before
 
