@@ -13,6 +13,8 @@ CELL = "import socket\nprint(socket.gethostname())"
 
 POLL_SECONDS = 1
 CLEAN_UP_SECONDS = 60
+# Until the proxy has its way to a hub that is ready.
+HUB_SECONDS = 60
 
 
 class SmokeTestError(Exception):
@@ -66,6 +68,7 @@ class SmokeTest:
     def run(self) -> dict[str, Any]:
         """Return `pod`, `node`, `output`, `seconds`, `events`; raise SmokeTestError. The server is stopped again."""
         if not self._resumed:
+            self._await_hub()
             self._call("user", "POST", f"/hub/api/users/{self._user}", accept=(201, 409))
             # One that an interrupted run has left behind would say nothing about starting.
             self._stop()
@@ -117,6 +120,17 @@ class SmokeTest:
         if answer.status_code not in accept:
             raise SmokeTestError(f"{step}: {method} {address} answered {answer.status_code}: {brief(answer.text)}")
         return answer
+
+    def _await_hub(self) -> None:
+        """Wait until the hub answers through its proxy."""
+        while True:
+            try:
+                self._call("hub", "GET", "/hub/api", accept=(200,))
+                return
+            except SmokeTestError:
+                if time.monotonic() > self._began + HUB_SECONDS:
+                    raise
+                time.sleep(POLL_SECONDS)
 
     def _await_ready(self) -> None:
         """Follow the hub's progress events until the server is ready."""

@@ -22,6 +22,7 @@ READY = [{"progress": 0, "message": "Server requested"}, {"progress": 100, "read
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     monkeypatch.setattr(hub_smoke, "POLL_SECONDS", 0)
+    monkeypatch.setattr(hub_smoke, "HUB_SECONDS", 0)
 
 
 class Answer:
@@ -42,8 +43,8 @@ class Answer:
 class Hub:
     """Answers like a hub with one user; remembers what it was asked."""
 
-    def __init__(self, running=False, events=READY, start=201, refuse=None, busy=0):
-        self.busy = busy
+    def __init__(self, running=False, events=READY, start=201, refuse=None, busy=0, away=0):
+        self.busy, self.away = busy, away
         self.running, self.events, self.start, self.refuse, self.asked = running, events, start, refuse, []
 
     def request(self, method, url, headers, timeout, **options):
@@ -53,6 +54,9 @@ class Hub:
         self.asked.append(f"{method} {path}")
         if self.refuse in (f"{method} {path}", "everything"):
             raise ConnectionRefusedError("refused")
+        if path == "/hub/api":
+            self.away -= 1
+            return Answer(503 if self.away >= 0 else 200)
         if path == "/hub/api/users/smoke":
             servers = {"": {"ready": True}} if self.running else {}
             return Answer(409) if method == "POST" else Answer(200, {"servers": servers})
@@ -129,6 +133,13 @@ def test_a_working_hub():
     assert connect.closed
 
 
+def test_a_hub_that_its_proxy_does_not_know_yet_is_waited_for(monkeypatch):
+    with pytest.raises(SmokeTestError, match="hub: GET http://hub:30080/hub/api answered 503"):
+        smoke(Hub(away=2)).run()
+    monkeypatch.setattr(hub_smoke, "HUB_SECONDS", 60)
+    assert smoke(Hub(away=2)).run()["pod"] == "jupyter-smoke"
+
+
 def test_a_server_that_was_left_behind_is_stopped_first():
     hub = Hub(running=True)
     smoke(hub).run()
@@ -163,7 +174,7 @@ def test_failures_are_told_and_leave_no_server(hub, connect, pods, message):
 
 
 def test_a_hub_that_is_away():
-    with pytest.raises(SmokeTestError, match="user: POST http://hub:30080/hub/api/users/smoke: refused"):
+    with pytest.raises(SmokeTestError, match="hub: GET http://hub:30080/hub/api: refused"):
         smoke(Hub(refuse="everything")).run()
 
 
