@@ -185,7 +185,8 @@ def load(folder: Path) -> Manifest:
     except FileNotFoundError:
         missing = MANIFEST if folder.is_dir() else "folder"
         raise BundleError(
-            f"{folder}: there is no bundle here (no {missing}); put one there, or say where it is"
+            f"{folder}: there is no bundle here (no {missing}); put one there (docs/bundle.md), or say where it is by "
+            "offline_images_bundle; a relative path begins where the playbook is started"
         ) from None
     except OSError as error:
         raise BundleError(f"{folder / MANIFEST}: cannot be read ({error.strerror})") from error

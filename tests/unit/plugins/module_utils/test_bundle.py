@@ -302,6 +302,7 @@ def test_no_bundle_is_said_with_its_place(tmp_path):
         with pytest.raises(bundle_manifest.BundleError, match="there is no bundle here") as caught:
             bundle_manifest.load(folder)
         assert str(folder) in str(caught.value)
+        assert "offline_images_bundle" in str(caught.value)
 
 
 # ---- memory
