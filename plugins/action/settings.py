@@ -59,7 +59,7 @@ def names(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         value = [part.strip(" '\"") for part in value.strip("[] ").split(",")]
     if not isinstance(value, (list, tuple)):
-        raise AnsibleActionFail(f"gpuhub_env_ignore: {value!r} is no list of names")
+        raise AnsibleActionFail(f"gpuhub_env_ignore: {value!r} is no list of names, such as [ENABLE_IB]")
     return tuple(sorted({str(name) for name in value if name}))
 
 

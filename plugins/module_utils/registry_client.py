@@ -103,7 +103,7 @@ class Registry:
     @classmethod
     def at_socket(cls, path: Path, timeout: float = 300) -> Registry:
         """Our own registry, which takes writes on a unix socket of the head."""
-        cure = "see 'kubectl -n gpuhub-system logs deployment/registry -c writer'"
+        cure = "see 'microk8s kubectl -n gpuhub-system logs deployment/registry -c writer' on the head"
         return cls(str(path), _UnixConnection(path, timeout), cure)
 
     @classmethod

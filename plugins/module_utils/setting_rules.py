@@ -47,6 +47,7 @@ RULES: Mapping[str, Callable[[Any], Any]] = {
     "microk8s_pod_cidr": check.network,
     "microk8s_service_cidr": check.network,
     "offline_images_registry_namespace": check.label,
+    "offline_images_site_registry": _or_empty(check.registry),
 }
 
 # By how a variable's name ends, where RULES does not have it.

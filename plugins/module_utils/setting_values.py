@@ -11,7 +11,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import image_reference, usernames
+from . import image_reference, registry_mirrors, usernames
 
 _BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
@@ -87,6 +87,15 @@ def url(value: Any) -> str:
         raise wrong from None
     if not valid:
         raise wrong
+    return str(value)
+
+
+def registry(value: Any) -> str:
+    """The address of an image registry, as nodes are given it."""
+    try:
+        registry_mirrors.hosts_toml("docker.io", str(value), "")
+    except registry_mirrors.RegistryMirrorsError as error:
+        raise ValueError("must be https://host[:port][/project], such as https://harbor.example.com/gpuhub") from error
     return str(value)
 
 

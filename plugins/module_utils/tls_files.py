@@ -58,7 +58,10 @@ def examine(certificate: Path, key: Path, server_names: Sequence[str], now: floa
             f"-out NEW decrypts it"
         )
     if not _PEM_KEY.search(key_text):
-        raise TlsFilesError(f"{key} holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)")
+        raise TlsFilesError(
+            f"{key} holds no private key in PEM form (-----BEGIN PRIVATE KEY-----); openssl pkey -inform der -in FILE "
+            f"converts one in DER form"
+        )
     server = _server(certificate, key)
     try:
         found = _certificate(server, chain)
@@ -78,7 +81,8 @@ def examine(certificate: Path, key: Path, server_names: Sequence[str], now: floa
             if error.verify_code not in _WRONG_NAME:
                 raise
             raise TlsFilesError(
-                f"{certificate} is not for {name}: it names {', '.join(found.names) or 'nothing'}"
+                f"{certificate} is not for {name}: it names {', '.join(found.names) or 'nothing'}; set "
+                f"nginx_server_name to a name that it has, or have one made for {name}"
             ) from error
     return found
 

@@ -195,4 +195,5 @@ def link_target(name: str, target: str) -> str:
 
 
 def _words(error: Exception) -> str:
+    """Why an archive cannot be read."""
     return f"is damaged or cut off, or no archive ({error or type(error).__name__})"

@@ -68,7 +68,8 @@ def main() -> None:
         # A host without any snap: rc 0 and a hint on stderr.
         if code:
             module.fail_json(
-                msg=f"snap list failed (exit code {code}): {err.strip() or out.strip()}. Is snapd running?"
+                msg=f"snap list failed (exit code {code}): {err.strip() or out.strip()}. "
+                "Is snapd running (systemctl status snapd)?"
             )
         snaps = microk8s.parse_snap_list(out)
     found = snaps.get("microk8s")

@@ -178,7 +178,11 @@ def main() -> None:
         if restart:
             code, _out, err = module.run_command(["systemctl", "restart", *restart])
             if code:
-                module.fail_json(msg=f"systemctl restart {' '.join(restart)} failed: {err.strip()}", edited=edited)
+                module.fail_json(
+                    msg=f"systemctl restart {' '.join(restart)} failed: {err.strip()}; see 'journalctl -u UNIT' of "
+                    "each on this host",
+                    edited=edited,
+                )
         starts = {unit: started(module, unit) for unit in units}
         running = {unit: [s.invocation, digest(arguments_of(unit))] for unit, s in starts.items() if s}
         if {"files": files, "running": running} != record:

@@ -114,7 +114,9 @@ class Nginx:
         while self.is_older_than(main, files):
             if time.monotonic() > deadline:
                 lines = ERROR_LOG.read_text(errors="replace").splitlines()[-5:] if ERROR_LOG.exists() else []
-                raise NginxError("\n".join(["nginx goes on with its old configuration", *lines]))
+                raise NginxError(
+                    "\n".join(["nginx goes on with its old configuration; see 'journalctl -u nginx'", *lines])
+                )
             time.sleep(0.1)
 
     def stop(self) -> None:
@@ -184,7 +186,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         reasons.append(f"{welcome} is Debian's welcome page")
     if nginx.program is None:
         if content is not None and not module.check_mode:
-            raise NginxError("nginx is not installed")
+            raise NginxError("nginx is not installed on this host: role nginx installs it from the bundle")
         if content is None and not module.check_mode:
             put(path, None)
         return {"reasons": reasons}

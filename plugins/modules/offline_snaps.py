@@ -92,7 +92,8 @@ def main() -> None:
                 code, out, err = module.run_command(command)
                 if code:
                     module.fail_json(
-                        msg=f"'{' '.join(command)}' failed (exit code {code}): {err.strip() or out.strip()}"
+                        msg=f"'{' '.join(command)}' failed (exit code {code}): {err.strip() or out.strip()}; "
+                        "see 'snap changes' and 'journalctl -u snapd' on this host"
                     )
     module.exit_json(
         changed=bool(missing),

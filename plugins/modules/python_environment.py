@@ -175,7 +175,7 @@ def extract(archive: Path, folder: Path, wanted: dict[str, str]) -> list[Path]:
             members = {member.name: member for member in tar.getmembers() if member.isreg()}
             for name, digest in sorted(wanted.items()):
                 if name not in members:
-                    raise WheelError(f"{archive} does not hold {name}")
+                    raise WheelError(f"{archive} does not hold {name}; send it again")
                 source = tar.extractfile(members[name])
                 with (folder / name).open("w+b") as sink:
                     shutil.copyfileobj(source, sink)
@@ -184,7 +184,7 @@ def extract(archive: Path, folder: Path, wanted: dict[str, str]) -> list[Path]:
                         raise WheelError(f"{archive}: {name} is damaged; send the archive again")
                 files.append(folder / name)
     except (OSError, tarfile.TarError) as error:
-        raise WheelError(f"{archive}: not an archive of wheels ({error})") from error
+        raise WheelError(f"{archive}: not an archive of wheels ({error}); send it again") from error
     return files
 
 

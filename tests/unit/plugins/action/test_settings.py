@@ -307,7 +307,7 @@ def unreadable(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         r"gpuhub_env_file: no file nothing.env; looked for .* \(nothing\)",
         r"gpuhub_env_file: must be of type path, but is a list \(list; .*more.yml:\d+\)",
         r".*jhub.env: gpuhub_env_ignore has PVC, which is no name of jhub.env \(ignored\)",
-        r"gpuhub_env_ignore: .* is no list of names \(mapping\)",
+        r"gpuhub_env_ignore: .* is no list of names, such as \[ENABLE_IB\] \(mapping\)",
         r".*vault.* \(vault\)",
         r".*latin1.env: line 1: PVC_SIZE: a character that is not UTF-8 \(latin1\)",
         r"gpuhub_env_file: twice.env could be .*, which differ; write the whole path \(twice\)",
