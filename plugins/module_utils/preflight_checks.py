@@ -45,7 +45,6 @@ class Needs(NamedTuple):
     min_driver: str
     gpu: bool
     rdma: bool
-    snapd_in_bundle: bool
     networks: Mapping[str, str]
     ports: tuple[Port, ...]
     microk8s_oldest: str
@@ -89,7 +88,7 @@ def _system(facts: Facts, needs: Needs) -> Iterator[Finding]:
         yield finding("cgroup-controllers", ", ".join(lacking), found)
     if facts["cgroup"]["version"] == 1:
         yield finding("cgroup-v1", "cgroup", "version 1")
-    if not facts["snapd"] and not needs.snapd_in_bundle:
+    if not facts["snapd"]:
         yield finding("snapd", "snap", "no snap command")
 
 

@@ -141,7 +141,7 @@ CHECKS: dict[str, Check] = {
         ERROR,
         "There is no `snap` command, by which MicroK8s is installed.",
         "package snapd",
-        "apt-get install snapd, or put snapd into offline_images_packages so that it comes from the bundle.",
+        "apt-get install snapd; without the internet from the site's mirror of packages or the installation medium.",
     ),
     # Size
     "cpus": Check(

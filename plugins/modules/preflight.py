@@ -52,10 +52,6 @@ options:
     description: Whether the host must have an InfiniBand or RoCE device with an active port.
     type: bool
     default: false
-  snapd_in_bundle:
-    description: Whether a missing C(snap) command will be brought.
-    type: bool
-    default: false
   image_store:
     description: Folder that will hold the images. It need not be there yet.
     type: path
@@ -171,7 +167,6 @@ def main() -> None:
             "min_driver": {"type": "str", "required": True},
             "gpu_required": {"type": "bool", "default": False},
             "rdma_required": {"type": "bool", "default": False},
-            "snapd_in_bundle": {"type": "bool", "default": False},
             "image_store": {"type": "path", "default": "/var/snap/microk8s/common"},
             "shared_path": {"type": "str", "default": ""},
             "networks": {"type": "dict", "default": {}},
@@ -202,7 +197,6 @@ def main() -> None:
         min_driver=params["min_driver"],
         gpu=params["gpu_required"],
         rdma=params["rdma_required"],
-        snapd_in_bundle=params["snapd_in_bundle"],
         networks=params["networks"],
         ports=tuple(Port(p["number"], p["protocol"], p["purpose"], tuple(p["units"])) for p in params["ports"]),
         microk8s_oldest=params["microk8s_oldest"],

@@ -27,7 +27,6 @@ NEEDS = Needs(
     min_driver="535",
     gpu=False,
     rdma=False,
-    snapd_in_bundle=False,
     networks={"microk8s_pod_cidr": "10.1.0.0/16", "microk8s_service_cidr": "10.152.183.0/24"},
     ports=(
         Port(16443, "tcp", "the API server"),
@@ -197,10 +196,6 @@ def test_one_thing_is_wrong(facts, path, value, name, severity, found):
 )
 def test_what_is_good_enough(facts, path, value):
     assert check(with_(facts("bare"), path, value)) == {}
-
-
-def test_missing_snapd_comes_from_the_bundle(facts):
-    assert check({**facts("bare"), "snapd": False}, snapd_in_bundle=True) == {}
 
 
 def socket(port, process="other (process 9)", unit="/system.slice/other.service", protocol="tcp"):
