@@ -31,4 +31,4 @@ def test_links_lead_somewhere(page):
 def test_playbooks_that_are_named_exist():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     named = re.findall(r"ansible-playbook [^\n`]*?(?:gpuhub\.platform\.|playbooks/)(\w+)", text)
-    assert set(named) == {path.stem for path in REPOSITORY.glob("playbooks/*.yml")}
+    assert {"site", "preflight", "settings"} <= set(named) <= {path.stem for path in REPOSITORY.glob("playbooks/*.yml")}
