@@ -107,11 +107,10 @@ def wrong_type(name: str, value: Any, option: Mapping[str, Any]) -> str:
     if kind == "dict" and not isinstance(value, Mapping):
         return f"must be a mapping of names to values, but is {_kind(value)}{_on_command_line(value)}"
     if kind in _SCALARS:
-        wanted = f"must be of type {kind}, but is {{}}"
         if isinstance(value, (Mapping, list, tuple)) or (kind in ("int", "float") and isinstance(value, bool)):
-            return wanted.format(_kind(value))
+            return f"must be of type {kind}, but is {_kind(value)}"
         if ArgumentSpecValidator({name: {"type": kind}}).validate({name: value}).error_messages:
-            return wanted.format("something else" if option.get("no_log") else repr(value))
+            return f"must be of type {kind}, but is {'something else' if option.get('no_log') else repr(value)}"
     if kind == "list" and option.get("elements") in _SCALARS:
         for item in value:
             wrong = wrong_type(name, item, {"type": option["elements"]})

@@ -9,8 +9,9 @@ message needs such a row, and every beginning a message.
 What counts as a message:
 
 - in plugins and in the hub: what some Error is made with, also by the class's own `super().__init__`;
-  `fail_json(msg=...)`; what is given to or assigned to a `text` or `problem`; and, except in modules, where those are
-  reasons of changes, what functions return whose description begins with "Why" or "Return why";
+  `fail_json(msg=...)`; what is given to or assigned to a `text` or `problem`, or to an element of `missing`; and,
+  except in modules, where those are reasons of changes, what functions return whose description begins with "Why" or
+  "Return why";
 - in roles and playbooks: `fail_msg` of assert and `msg` of fail, and of a variable that is all of it the parts of its
   expression behind `or`.
 
@@ -112,7 +113,7 @@ class PythonMessages:
             target, value = node.targets[0], node.value
             several = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
             pairs = zip(target.elts, value.elts, strict=True) if several else [(target, value)]
-            yield from (value for target, value in pairs if _name(target) in PARAMETERS)
+            yield from (value for target, value in pairs if _name(target) in (*PARAMETERS, "missing[]"))
         elif isinstance(node, ast.ClassDef) and node.name.endswith("Error"):
             calls = (inner for inner in ast.walk(node) if isinstance(inner, ast.Call))
             yield from (part for call in calls if _name(call.func) == "__init__" for part in call.args)
@@ -146,7 +147,9 @@ class PythonMessages:
 
 
 def _name(node: ast.expr) -> str:
-    """What is called or assigned to, without what it belongs to."""
+    """What is called or assigned to, without what it belongs to; an element is `name[]`."""
+    if isinstance(node, ast.Subscript):
+        return f"{_name(node.value)}[]"
     return getattr(node, "attr", getattr(node, "id", ""))
 
 

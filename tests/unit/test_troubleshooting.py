@@ -40,6 +40,7 @@ def page(*rows: str) -> str:
         ('def note(line, text): ...\nnote(3, "is not to be had")', "is not to be had"),
         ('class Note(NamedTuple):\n  line: int\n  text: str\nNote(3, "is not to be had")', "is not to be had"),
         ('text = "is not to be had" if gone else "is not to be seen"', "is not to be seen"),
+        ('missing[name] = f"{name} is not to be had"', "is not to be had"),
         ('kind, text = "missing", f"{name} is not to be had"', "is not to be had"),
         ('def judge(x):\n  """Why x is wrong."""\n  return "is not to be had"', "is not to be had"),
     ],
