@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,9 @@ CA_VARIABLES = (
     "PIP_CERT",
     "GIT_SSL_CAINFO",
 )
+# The site's proxies, with their passwords; its keys are names of variables.
+PROXY_SECRET = "gpuhub-proxy"
+_METADATA_SERVER = "169.254.169.254/32"
 
 SMOKE_TEST = "gpuhub-smoke"
 AUTHENTICATOR = "gpuhub_hub.native.PlatformNativeAuthenticator"
@@ -136,6 +140,31 @@ class _Mounts:
         return {"extraVolumes": self.volumes, "extraVolumeMounts": self.mounts}
 
 
+def _proxy_environment(proxy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables of the site's proxies, in both spellings: their values from the Secret, what they spare."""
+    environment: dict[str, Any] = {}
+    for name in proxy["variables"]:
+        source = {"valueFrom": {"secretKeyRef": {"name": PROXY_SECRET, "key": name}}}
+        environment.update({spelling: source for spelling in (name, name.lower())})
+    return {**environment, **dict.fromkeys(("NO_PROXY", "no_proxy"), proxy["no_proxy"])}
+
+
+def _proxy_egress(proxy: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what lets notebooks reach the site's proxies: the chart's policy has no private addresses.
+
+    Of a proxy that has a name nobody knows the address: its port is open then, everywhere outside of the cluster.
+    """
+    rules = []
+    for endpoint in proxy["endpoints"]:
+        try:
+            address = ipaddress.ip_address(endpoint["host"])
+            block: dict[str, Any] = {"cidr": f"{address}/{address.max_prefixlen}"}
+        except ValueError:
+            block = {"cidr": "0.0.0.0/0", "except": [*proxy["cluster_networks"], _METADATA_SERVER]}
+        rules.append({"to": [{"ipBlock": block}], "ports": [{"port": int(endpoint["port"]), "protocol": "TCP"}]})
+    return rules
+
+
 def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, Any]:
     """Return the chart's values.
 
@@ -146,8 +175,11 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
     `shared_storage_path` (empty: none); `auth` without passwords (see below);
     `core_checksum` of the archive with the hub's Python; `chart_checksum` of the chart's archive;
     `ca_checksum` of the authorities in the ConfigMap `gpuhub-ca` (empty: the images' own are enough).
+    `proxy`: `variables` names of those in the Secret `gpuhub-proxy` (none: no proxy), `no_proxy` what needs none,
+    `endpoints` `{host, port}` of each proxy, `cluster_networks` of pods and services.
 
-    `secrets`: `proxy_token`, `cookie_secret`, `crypt_key`, `smoke_token`, `administrators` {name: initial password}.
+    `secrets`: `proxy_token`, `cookie_secret`, `crypt_key`, `smoke_token`, `administrators` {name: initial password};
+    `proxy_checksum` of what the Secret `gpuhub-proxy` holds.
 
     Every value is stated as JSON can state it; none is null, so that what Helm stores equals what was written.
     Raises ValuesError for a setting that the chart could not take.
@@ -160,7 +192,7 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
     core_node = {"kubernetes.io/hostname": settings["core_node"]}
     hub, notebook = _Mounts(), _Mounts()
     hub.config_map(CORE_CONFIG_MAP, CORE_FOLDER)
-    environment: dict[str, str] = {}
+    environment: dict[str, Any] = {}
     annotations = {"gpuhub.platform/core-checksum": settings["core_checksum"]}
     custom: dict[str, Any] = {
         # The chart's archive may change while its version does not; this makes Helm deploy it.
@@ -180,6 +212,11 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
         environment.update(dict.fromkeys(CA_VARIABLES, CA_FILE))
         # The hub reads them once, at its start.
         annotations["gpuhub.platform/ca-checksum"] = settings["ca_checksum"]
+    proxy = settings.get("proxy") or {"variables": []}
+    if proxy["variables"]:
+        environment.update(_proxy_environment(proxy))
+        # The hub is started anew when the Secret changes: the chart puts a checksum of its values on the pod.
+        custom["proxy"] = secrets["proxy_checksum"]
     return {
         "custom": {"gpuhub": custom},
         "hub": {
@@ -228,6 +265,7 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
             "startTimeout": int(settings["start_timeout"]),
             "nodeSelector": dict(settings["user_node_selector"]),
             "extraEnv": environment,
+            **({"networkPolicy": {"egress": _proxy_egress(proxy)}} if proxy["variables"] else {}),
             **_user_resources(settings),
             # Its init container is privileged and needs an image of its own; the network policy blocks the same.
             "cloudMetadata": {"blockWithIptables": False},

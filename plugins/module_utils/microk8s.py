@@ -107,6 +107,24 @@ def with_arguments(text: str, wanted: Arguments) -> str:
     return "\n".join(lines) + "\n"
 
 
+def settle(text: str, wanted: Arguments, replaced: Arguments) -> tuple[str, dict[str, str | None]]:
+    """Return an arguments file with the flags of `wanted` as `with_arguments` does, and what these took the place of.
+
+    That is flag -> the line that was there, None if there was none; `replaced` is the same from the time before. A flag
+    that is wanted no longer gets its line back, or goes. What the launch configuration had set counts as no line.
+    """
+    gone = [flag for flag in replaced if flag not in wanted]
+    before: dict[str, str | None] = {}
+    for line in text.splitlines():
+        flag = re.split(r"[=\s]", line.strip(), maxsplit=1)[0]
+        if flag in wanted and flag not in replaced and line != f"{flag}={wanted[flag]}":
+            before[flag] = line
+    if wanted or gone:
+        text = with_arguments(text, {**dict.fromkeys(gone), **wanted})
+        text += "".join(f"{replaced[flag]}\n" for flag in gone if replaced[flag] is not None)
+    return text, {flag: replaced.get(flag, before.get(flag)) for flag in wanted}
+
+
 def parse_join_url(text: str, address: str) -> str:
     """Return the URL `IP:25000/TOKEN/FINGERPRINT` at `address` from `microk8s add-node --format json`."""
     try:
@@ -141,6 +159,7 @@ def launch_configuration(arguments: Mapping[str, Arguments], **others: Any) -> d
         "kube-controller-manager": "extraKubeControllerManagerArgs",
         "kube-scheduler": "extraKubeSchedulerArgs",
         "containerd": "extraContainerdArgs",
+        "containerd-env": "extraContainerdEnv",
     }
     result: dict[str, Any] = {"version": "0.2.0"}
     for name, flags in arguments.items():

@@ -7,6 +7,7 @@ import binascii
 import re
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote
 
 HIDDEN = "(hidden)"
 
@@ -14,11 +15,13 @@ HIDDEN = "(hidden)"
 _SHORTEST = 8
 _NAME = r"(?:pass(?:word|wd|phrase)?|token|secret|credential|api_?key|auth_?key|crypt_?key|cookie)s?"
 _ASSIGNED = re.compile(rf"(?i)({_NAME}[\w.-]*[\"']?\s*[=:]\s*[\"']?)([^\s\"',;&]+)")
+# Up to the last @ before a slash: who writes a password by hand forgets that @ has to be %40 there.
+_URL_PASSWORD = (re.compile(r"(://[^\s:/@]*:)[^\s/]+@"), rf"\1{HIDDEN}@")
 _PATTERNS = [
     # A key or certificate, also one that was cut off.
     (re.compile(r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"), HIDDEN),
     (re.compile(r"(?i)\b(bearer|basic|token)(\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1\2{HIDDEN}"),
-    (re.compile(r"(://[^\s:/@]*:)[^\s/@]+@"), rf"\1{HIDDEN}@"),
+    _URL_PASSWORD,
     (_ASSIGNED, rf"\1{HIDDEN}"),
     # Signed tokens (JWT); keys and tokens in hexadecimal, but not digests of images.
     (re.compile(r"\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), HIDDEN),
@@ -35,10 +38,17 @@ def redact(text: str, known: Iterable[str] = ()) -> str:
     return text
 
 
+def hide_url_passwords(text: str) -> str:
+    """Return `text` without the passwords in its URLs, and with everything else as it is."""
+    pattern, replacement = _URL_PASSWORD
+    return pattern.sub(replacement, text)
+
+
 def secret_texts(secrets: Iterable[dict[str, Any]]) -> set[str]:
     """Return the texts that Kubernetes Secrets (plain dicts) keep: short values whole, of files what they assign.
 
-    Values under eight characters are left out, as are Helm's records, which hold whole charts.
+    Of a URL its password counts by itself as well, as it is written and as it is meant. Values under eight characters
+    are left out, as are Helm's records, which hold whole charts.
     """
     found: set[str] = set()
     for secret in secrets:
@@ -50,4 +60,6 @@ def secret_texts(secrets: Iterable[dict[str, Any]]) -> set[str]:
             except (binascii.Error, UnicodeDecodeError):
                 continue
             found.add(text) if not re.search(r"\s", text) else found.update(m[2] for m in _ASSIGNED.finditer(text))
+            passwords = [match[1] for match in re.finditer(r"://[^\s:/@]*:([^\s/]+)@", text)]
+            found.update(passwords, map(unquote, passwords))
     return {text for text in found if len(text) >= _SHORTEST}

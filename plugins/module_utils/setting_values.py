@@ -20,6 +20,10 @@ _BOOLEANS = {
 _QUANTITY = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[KMGTP]i|[kMGTP])")
 _CORES = re.compile(r"[0-9]+(?:\.[0-9]+)?|[0-9]+m")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+# A shell and a URL both take these characters of user and password as they are.
+_PROXY = re.compile(
+    r"https?://(?:(?:[A-Za-z0-9._+=,:-]|%[0-9A-Fa-f]{2})+@)?(\[[0-9A-Fa-f:.]+\]|[^\[\]@:/%]+):([0-9]{1,5})/?"
+)
 _RESOURCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 
@@ -97,6 +101,42 @@ def registry(value: Any) -> str:
     except registry_mirrors.RegistryMirrorsError as error:
         raise ValueError("must be https://host[:port][/project], such as https://harbor.example.com/gpuhub") from error
     return str(value)
+
+
+def proxy(value: Any) -> str:
+    """The address of an HTTP proxy, without a slash at its end. The text of the error has no password in it."""
+    text = str(value)
+    _, at, place = text.rpartition("@")
+    shown = repr(f"(hidden)@{place}" if at else text)
+    match = _PROXY.fullmatch(text)
+    try:
+        if not match:
+            raise ValueError
+        host = host_name(match[1].strip("[]"))
+        port(match[2])
+    except ValueError:
+        raise ValueError(
+            "must be http://host:port or http://user:password@host:port, where each special character of user and "
+            f"password is written as %XX, but is {shown}"
+        ) from None
+    if re.fullmatch(r"localhost|127\..*|::1", host.lower()):
+        raise ValueError(f"must be a proxy that pods reach too, where {host} is the pod itself, but is {shown}")
+    return text.rstrip("/")
+
+
+def direct(value: Any) -> str:
+    """What is reached without a proxy: an address, a network, a name, or with a dot before it all names of a domain."""
+    text = str(value).lower()
+    for kind in (address, network):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    try:
+        host_name(text[text.startswith(".") :])
+    except ValueError:
+        raise ValueError("must be an address, a network, a name, or all names of a domain by .example.com") from None
+    return text
 
 
 def image(value: Any) -> str:

@@ -11,6 +11,7 @@ description:
   - Does in one execution on the host what a loop over M(ansible.builtin.copy) or M(ansible.builtin.file) does in one
     for each item.
   - A file is replaced as a whole, never seen half written.
+  - In a diff, what looks like a password, token or key is hidden where not everybody may read the file.
 version_added: 0.1.0
 author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
@@ -89,6 +90,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.atomic_file import replacement
+from ..module_utils.redaction import redact
 
 KINDS = {"present": "file", "directory": "directory", "absent": "absent"}
 MODES = {"present": "0644", "directory": "0755", "absent": "0"}
@@ -173,11 +175,16 @@ def make(path: Path, wanted: State) -> None:
 
 
 def difference(path: Path, before: State, after: State) -> dict[str, str]:
-    """A change as Ansible shows it: of the content, or where that is the same of what else there is."""
-    headers = {"before_header": str(path), "after_header": str(path)}
+    """A change as Ansible shows it: of the content, or where that is the same of what else there is.
+
+    Of a file that not everybody may read, what looks like a secret is not shown.
+    """
+    texts = [printable(before.content), printable(after.content)]
     if before.content == after.content:
-        return {**headers, "before": f"{before}\n", "after": f"{after}\n"}
-    return {**headers, "before": printable(before.content), "after": printable(after.content)}
+        texts = [f"{before}\n", f"{after}\n"]
+    elif any(state.kind == "file" and not state.mode & 0o004 for state in (before, after)):
+        texts = [redact(text) for text in texts]
+    return {"before_header": str(path), "after_header": str(path), "before": texts[0], "after": texts[1]}
 
 
 def printable(content: bytes) -> str:

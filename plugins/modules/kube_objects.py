@@ -37,6 +37,11 @@ options:
         description: Namespace of the release.
         type: str
         required: true
+  absent:
+    description: Further objects, which are deleted when all others are as they shall be.
+    type: list
+    elements: dict
+    default: []
   state:
     description: V(absent) deletes the objects.
     type: str
@@ -261,6 +266,7 @@ def main() -> None:
                     "namespace": {"type": "str", "required": True},
                 },
             },
+            "absent": {"type": "list", "elements": "dict", "default": []},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "ready": {
                 "type": "dict",
@@ -282,6 +288,7 @@ def main() -> None:
     try:
         wanted = wanted_objects(module.params, cluster)
         reconciler.run(wanted, module.params["state"])
+        reconciler.run(validate(module.params["absent"]), "absent")
         if module.params["ready"] and not module.check_mode:
             waiting = wait(wanted, cluster, module.params)
     except (KubeCompareError, HelmReleaseError, NotReadyError, OSError) as error:

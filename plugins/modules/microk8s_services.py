@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: microk8s_services
 short_description: MicroK8s' services run with the arguments they should have
 description:
-  - Makes the files below C(/var/snap/microk8s/current/args) hold the arguments given.
+  - Makes the files below C(/var/snap/microk8s/current/args) hold the arguments given. What is no longer given becomes
+    what it was before.
   - Every other line is compared with a record that the module made when the host was configured, so that a line
     that was edited by hand is found and repaired too. An update or a join writes the files
     anew, and then so is the record.
@@ -64,6 +65,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import microk8s
 from ..module_utils.atomic_file import write_text
+from ..module_utils.redaction import hide_url_passwords
 
 ARGS = Path(microk8s.SNAP_DATA, "args")
 
@@ -75,17 +77,19 @@ def occasion() -> list[str]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What the module knew at its last run: `files`, name -> text, and `running`, unit -> what it was started with.
+    """What the module knew at its last run.
 
-    Both are empty when there is no record for this occasion.
+    `files`, name -> text; `replaced`, name -> what the arguments given took the place of; `running`, unit -> what it
+    was started with. All are empty when there is no record for this occasion.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["occasion"] == occasion():
-            return {"files": record["files"], "running": record["running"]}
+            # Earlier versions did not know what they replaced.
+            return {"replaced": record.get("replaced", {}), "files": record["files"], "running": record["running"]}
     except (OSError, ValueError, KeyError):
         pass
-    return {"files": {}, "running": {}}
+    return {"files": {}, "replaced": {}, "running": {}}
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -150,20 +154,23 @@ def main() -> None:
     record_path = Path(module.params["record"])
     record = read_record(record_path)
     files: dict[str, str] = {}
+    replaced: dict[str, dict[str, str | None]] = {}
     edited, diff = [], []
     for name in microk8s.UNIT_OF_ARGUMENTS:
         path = ARGS / name
         live = path.read_text(encoding="utf-8") if path.exists() else ""
         wanted = module.params["arguments"].get(name, {})
-        text = record["files"].get(name, live)
-        if wanted:
-            text = microk8s.with_arguments(text, {flag: None if v is None else str(v) for flag, v in wanted.items()})
+        wanted = {flag: None if value is None else str(value) for flag, value in wanted.items()}
+        known = record["files"].get(name, live)
+        text, replaced[name] = microk8s.settle(known, wanted, record["replaced"].get(name, {}))
         files[name] = text
         if text != live:
             edited.append(name)
-            diff.append({"before_header": str(path), "after_header": str(path), "before": live, "after": text})
+            shown = {"before": hide_url_passwords(live), "after": hide_url_passwords(text)}
+            diff.append({"before_header": str(path), "after_header": str(path), **shown})
             if not module.check_mode:
-                write_text(path, text, path.stat().st_mode & 0o7777 if path.exists() else 0o660)
+                # As MicroK8s keeps them: containerd's environment may hold a proxy's password.
+                write_text(path, text, path.stat().st_mode & 0o770 if path.exists() else 0o660)
 
     units = microk8s.HEAD_UNITS if module.params["role"] == "head" else microk8s.WORKER_UNITS
     outdated = {microk8s.UNIT_OF_ARGUMENTS[name] for name in edited}
@@ -185,8 +192,9 @@ def main() -> None:
                 )
         starts = {unit: started(module, unit) for unit in units}
         running = {unit: [s.invocation, digest(arguments_of(unit))] for unit, s in starts.items() if s}
-        if {"files": files, "running": running} != record:
-            write_record(record_path, {"files": files, "running": running})
+        new = {"files": files, "replaced": replaced, "running": running}
+        if new != record:
+            write_record(record_path, new)
     module.exit_json(changed=bool(edited or restart), edited=edited, restarted=restart, diff=diff)
 
 

@@ -1,4 +1,7 @@
-"""A site that has a registry of its own, behind a password, with a certificate of its own authority."""
+"""A site that has a registry of its own, behind a password and with a certificate of its own authority, and a proxy.
+
+First both are used, then the proxy alone, with our registry on the head, and at last neither: three plays in a row.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ import ipaddress
 import json
 import secrets
 import subprocess
+import sys
+from base64 import b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import bcrypt
 import pytest
@@ -17,20 +23,53 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from harness import CACHE, LAB, WORKERS, Deployment, Play, wait_for
+from harness import CACHE, HEAD, HUB, LAB, WORKERS, Deployment, Play, wait_for
 
-ADDRESS, PORT = "10.77.0.1", 5443
+ADDRESS, PORT, PROXY_PORT = "10.77.0.1", 5443, 3128
+NODES = {HEAD: "10.77.0.11", WORKERS[0]: "10.77.0.12", WORKERS[1]: "10.77.0.13"}
 SINGLEUSER = "quay.io/jupyterhub/k8s-singleuser-sample:4.4.0"
 HOSTS_TOML = "/var/snap/microk8s/current/args/certs.d/quay.io/hosts.toml"
+CONTAINERD_ENV = "/var/snap/microk8s/current/args/containerd-env"
+CONTAINERD = "snap.microk8s.daemon-containerd"
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy that lets nobody through, and what it was asked."""
+
+    log: Path
+    # What a URL must not hold as it is.
+    password: str = field(default_factory=lambda: f"{secrets.token_urlsafe(12)}@/:$;é")
+
+    @property
+    def quoted(self) -> str:
+        return quote(self.password, safe="")
+
+    @property
+    def settings(self) -> dict[str, str]:
+        url = f"http://gpu:{self.quoted}@{ADDRESS}:{PROXY_PORT}"
+        return {"gpuhub_http_proxy": url, "gpuhub_https_proxy": url}
+
+    def requests(self) -> list[dict[str, str]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def asked(self, target: str, source: str = "") -> bool:
+        """Whether somebody asked for `target` with the password; empty it again."""
+        authorization = "Basic " + b64encode(f"gpu:{self.password}".encode()).decode()
+        return any(
+            request["target"] == target and request["authorization"] == authorization and source in request["source"]
+            for request in self.requests()
+        )
 
 
 @dataclass(frozen=True)
 class Site:
-    """The registry's address and user, and the settings that an administrator writes for it."""
+    """The registry's address and user, and the settings that an administrator writes for it; plays without them."""
 
     url: str
     password: str
     settings: Path
+    back: list[Play] = field(default_factory=list)
 
 
 def certificate(folder: Path) -> None:
@@ -55,7 +94,42 @@ def certificate(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def site(deployment: Deployment, tmp_path_factory) -> Iterator[Site]:
+def before(deployment: Deployment) -> dict[str, str]:
+    """What a proxy adds to, where there is none."""
+    return traces(deployment)
+
+
+def traces(deployment: Deployment) -> dict[str, str]:
+    """Everything that knows of a proxy while there is one."""
+    found = {host: deployment.on(host, f"cat {CONTAINERD_ENV} /etc/microk8s.yaml") for host in NODES}
+    for kind, name in (("deployment", "hub"), ("networkpolicy", "singleuser")):
+        (item,) = [i for i in deployment.objects(kind, "-n", "jhub") if i["metadata"]["name"] == name]
+        found[kind] = json.dumps(item["spec"])
+    found["secret"] = deployment.kubectl("get", "secret", "-n", "jhub", "gpuhub-proxy", "--ignore-not-found")
+    return found
+
+
+def environment(deployment: Deployment, host: str) -> dict[str, str]:
+    """What the process of containerd was started with."""
+    text = deployment.on(host, f"tr '\\0' '\\n' < /proc/$(systemctl show -P MainPID {CONTAINERD})/environ")
+    return dict(line.split("=", 1) for line in text.splitlines() if "proxy" in line.partition("=")[0].lower())
+
+
+@pytest.fixture(scope="module")
+def proxy(before, tmp_path_factory) -> Iterator[Proxy]:
+    """The proxy, on the bastion."""
+    proxy = Proxy(tmp_path_factory.mktemp("proxy") / "log")
+    proxy.log.touch()
+    script = Path(__file__).with_name("counting_proxy.py")
+    with subprocess.Popen([LAB, "run", sys.executable, script, ADDRESS, str(PROXY_PORT), proxy.log]) as running:
+        try:
+            yield proxy
+        finally:
+            running.terminate()
+
+
+@pytest.fixture(scope="module")
+def site(deployment: Deployment, proxy: Proxy, tmp_path_factory) -> Iterator[Site]:
     """The registry, on the bastion; afterwards the platform has its own again."""
     folder = tmp_path_factory.mktemp("site")
     certificate(folder)
@@ -77,14 +151,15 @@ def site(deployment: Deployment, tmp_path_factory) -> Iterator[Site]:
         "offline_images_site_registry_username": "robot",
         "offline_images_site_registry_password": password,
         "gpuhub_ca_certificates": [str(folder / "site.crt")],
+        **proxy.settings,
     }
     (folder / "settings.json").write_text(json.dumps(settings))
     command = [LAB, "run", CACHE / "kube" / "registry", "serve", folder / "registry.yml"]
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as running:
         try:
             wait_for("the site's registry", lambda: deployment.http(f"https://{ADDRESS}:{PORT}/v2/", "-k")[0] == 401)
-            yield Site(url, password, folder / "settings.json")
-            assert deployment.play().code == 0
+            yield (site := Site(url, password, folder / "settings.json"))
+            assert site.back or deployment.play().code == 0
         finally:
             running.terminate()
 
@@ -102,9 +177,20 @@ def test_a_wrong_password_is_said_before_anything_changes(site, deployment):
     assert refused.changed == 0, refused.changed_tasks()
 
 
-def test_nodes_pull_from_the_site_s_registry_and_none_runs_on_the_head(moved, site, deployment):
+def test_a_proxy_that_cannot_be_one_is_said_without_its_password(deployment):
+    wrong = {"gpuhub_https_proxy": "http://gpu:geheim@10.77.0.1", "gpuhub_no_proxy": ["*.example.com"]}
+    refused = deployment.play("-e", json.dumps(wrong), playbook="playbooks/settings.yml")
+    assert refused.code != 0
+    assert "gpuhub_https_proxy: must be http://host:port" in refused.output
+    assert "but is '(hidden)@10.77.0.1'" in refused.output
+    assert "gpuhub_no_proxy: has '*.example.com'" in refused.output
+    assert "geheim" not in refused.output
+
+
+def test_nodes_pull_from_the_site_s_registry_and_none_runs_on_the_head(moved, site, proxy, deployment):
     assert moved.code == 0, moved.output[-6000:]
-    assert site.password not in moved.output
+    for password in (site.password, proxy.password, proxy.quoted):
+        assert password not in moved.output
     names = [item["metadata"]["name"] for item in deployment.objects("deployments")]
     assert "registry" not in names
     assert "hub" in names
@@ -113,22 +199,27 @@ def test_nodes_pull_from_the_site_s_registry_and_none_runs_on_the_head(moved, si
         assert deployment.on(worker, f"stat -c %a {HOSTS_TOML}").strip() == "600"
 
 
-def test_a_deleted_image_comes_back_from_there(moved, deployment):
-    worker = WORKERS[0]
-    deployment.on(worker, f"/snap/bin/microk8s ctr images rm --sync {SINGLEUSER}")
-    container = {"name": "a", "image": SINGLEUSER, "command": ["true"], "imagePullPolicy": "Always"}
+def pull(deployment: Deployment, image: str, until: str, **container: object) -> None:
+    """A worker is made to pull an image, until its pod is in a phase or waits for a reason."""
+    container = {"name": "a", "image": image, "command": ["true"], "imagePullPolicy": "Always"}
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "from-the-site", "namespace": "default"},
-        "spec": {"nodeName": worker, "restartPolicy": "Never", "containers": [container]},
+        "metadata": {"name": "puller", "namespace": "default"},
+        "spec": {"nodeName": WORKERS[0], "restartPolicy": "Never", "containers": [container]},
     }
     deployment.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+    paths = "{.status.phase} {.status.containerStatuses[0].state.waiting.reason}"
+    path = ("get", "-n", "default", "pod", "puller", "-o", f"jsonpath={paths}")
     try:
-        path = ("get", "-n", "default", "pod", "from-the-site", "-o", "jsonpath={.status.phase}")
-        wait_for("the pod ran", lambda: deployment.kubectl(*path) == "Succeeded")
+        wait_for(f"the pod is {until}", lambda: until in deployment.kubectl(*path).split())
     finally:
-        deployment.kubectl("delete", "pod", "from-the-site", "--ignore-not-found")
+        deployment.kubectl("delete", "pod", "puller", "--now", "--ignore-not-found")
+
+
+def test_a_deleted_image_comes_back_from_there(moved, deployment):
+    deployment.on(WORKERS[0], f"/snap/bin/microk8s ctr images rm --sync {SINGLEUSER}")
+    pull(deployment, SINGLEUSER, "Succeeded")
 
 
 def test_the_hub_trusts_the_site_s_authority(moved, deployment):
@@ -145,3 +236,74 @@ def test_then_nothing_is_left_to_do(moved, site, deployment):
     again = deployment.play("-e", f"@{site.settings}")
     assert again.code == 0, again.output[-6000:]
     assert again.changed == 0, again.changed_tasks()
+
+
+@pytest.fixture(scope="module")
+def proxied(moved: Play, proxy: Proxy, deployment: Deployment) -> Play:
+    """Of the site's surroundings only the proxy is left; a notebook proves that the hub works with it."""
+    return deployment.play("--diff", "-e", json.dumps({**proxy.settings, "jupyterhub_smoke_test": True}))
+
+
+@pytest.mark.parametrize("host", NODES)
+def test_containerd_runs_with_the_proxy(proxied, proxy, deployment, host):
+    assert proxied.code == 0, proxied.output[-6000:]
+    found = environment(deployment, host)
+    assert found.keys() == {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
+    assert found["HTTPS_PROXY"] == found["http_proxy"] == proxy.settings["gpuhub_http_proxy"]
+    assert {NODES[HEAD], NODES[host], "10.1.0.0/16", "10.152.183.0/24", ".svc"} <= {*found["NO_PROXY"].split(",")}
+
+
+@pytest.mark.parametrize("host", NODES)
+def test_the_password_is_in_no_file_that_everybody_may_read(proxied, proxy, deployment, host):
+    find = (
+        "find /etc /var/snap/microk8s/current/args /var/snap/microk8s/common/etc /var/lib/gpuhub -type f -size -1024k"
+    )
+    holding = f"-exec grep -lF '{proxy.quoted}' {{}} +"
+    assert CONTAINERD_ENV.partition("args")[2] in deployment.on(host, f"{find} {holding}", check=False)
+    assert deployment.on(host, f"{find} -perm /004 {holding}", check=False) == ""
+
+
+def test_the_head_s_images_are_pulled_without_the_proxy(proxied, proxy, deployment):
+    """Nor has anything else asked it so far: three plays, two registries, a hub and a notebook."""
+    deployment.on(WORKERS[0], f"/snap/bin/microk8s ctr images rm --sync {SINGLEUSER}")
+    pull(deployment, SINGLEUSER, "Succeeded")
+    assert proxy.requests() == []
+
+
+def test_what_is_outside_is_asked_of_the_proxy(proxied, proxy, deployment):
+    """The control: containerd, the hub and a notebook each ask for a name outside, with the password."""
+    pull(deployment, "registry.example.org/no/such:1", "ErrImagePull")
+    assert proxy.asked("registry.example.org:443", NODES[WORKERS[0]])
+    ask = "import urllib.request as r\ntry: r.urlopen('http://{}/', timeout=5)\nexcept OSError as error: print(error)"
+    in_the_hub = ("-n", "jhub", "exec", "deploy/hub", "--", "python3", "-c")
+    assert "Noted" in deployment.kubectl(*in_the_hub, ask.format("a.example.org"))
+    assert proxy.asked("http://a.example.org/")
+    token = f"Authorization: token {deployment.secret('jupyterhub-smoke-token')}"
+    server = f"{HUB}/hub/api/users/gpuhub-smoke/server"
+    deployment.http(server, "-H", token, "-X", "POST")
+    try:
+        api = f"{HUB}/user/gpuhub-smoke/api"
+        wait_for("the notebook answers", lambda: deployment.http(api, "-H", token)[0] == 200)
+        (pod,) = deployment.objects("pods", "-n", "jhub", "-l", "component=singleuser-server")
+        assert proxy.quoted not in json.dumps(pod)
+        run = ("-n", "jhub", "exec", pod["metadata"]["name"], "--", "python3", "-c")
+        assert "Noted" in deployment.kubectl(*run, ask.format("b.example.org"))
+        assert proxy.asked("http://b.example.org/")
+        for inside in ("hub:8081", "proxy-public.jhub.svc.cluster.local", "10.152.183.1"):
+            assert "Noted" not in deployment.kubectl(*run, ask.format(inside))
+    finally:
+        deployment.http(server, "-H", token, "-X", "DELETE")
+    outside = {"registry.example.org:443", "http://a.example.org/", "http://b.example.org/"}
+    assert {request["target"] for request in proxy.requests()} == outside
+
+
+def test_without_the_settings_everything_is_as_before(proxied, site, proxy, before, deployment):
+    site.back.append(deployment.play("--diff"))
+    assert site.back[0].code == 0, site.back[0].output[-6000:]
+    for password in (proxy.password, proxy.quoted):
+        assert password not in site.back[0].output
+    assert traces(deployment) == before
+    for host in NODES:
+        assert environment(deployment, host) == {}
+        places = "/etc /var/snap/microk8s/current/args /var/snap/microk8s/common/etc /var/lib/gpuhub/*.json"
+        assert deployment.on(host, f"grep -rlF '{proxy.quoted}' {places}", check=False) == ""

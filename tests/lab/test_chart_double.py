@@ -26,6 +26,14 @@ VARIANTS = {
     "example": {},
     "no shared storage": {"shared_storage_path": ""},
     "authorities of the site": {"ca_checksum": "e" * 64},
+    "proxies of the site": {
+        "proxy": {
+            "variables": ["HTTP_PROXY", "HTTPS_PROXY"],
+            "no_proxy": "localhost,10.1.0.0/16",
+            "endpoints": [{"host": "10.0.0.9", "port": 3128}, {"host": "proxy.example.com", "port": 8080}],
+            "cluster_networks": ["10.1.0.0/16", "10.152.183.0/24"],
+        }
+    },
     "no limits": {"cpu_limit": "", "cpu_guarantee": "", "memory_limit": "", "memory_guarantee": ""},
     "one node, image by digest": {"user_node_selector": {}, "singleuser_image": "example.com/a@sha256:" + "a" * 64},
 }
@@ -34,7 +42,8 @@ VARIANTS = {
 def values(**changes):
     from ansible_collections.gpuhub.platform.plugins.module_utils import jupyterhub_values
 
-    return jupyterhub_values.build({**EXAMPLE["settings"], **changes}, EXAMPLE["secrets"])
+    secrets = {**EXAMPLE["secrets"], "proxy_checksum": "f" * 64}
+    return jupyterhub_values.build({**EXAMPLE["settings"], **changes}, secrets)
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,7 @@ LAUNCH = {
         "--event-ttl": None,
     },
     "extraKubeletArgs": {"--cluster-domain": "cluster.local", "--cluster-dns": "10.152.183.10"},
+    "extraContainerdEnv": {"HTTPS_PROXY": "http://u:p%40ss@127.0.0.1:5998", "NO_PROXY": "127.0.0.1,10.3.0.0/16"},
     "extraSANs": ["hub.example", "10.77.0.99"],
     "extraCNIEnv": {"IPv4_SUPPORT": True, "IPv4_CLUSTER_CIDR": "10.3.0.0/16", "IPv4_SERVICE_CIDR": "10.152.183.0/24"},
     # A file with `server` alone, without a host, is ignored by containerd 1.7.
@@ -306,6 +307,16 @@ def test_registry_configuration_is_honoured() -> None:
     kubectl("run stranger --image=quay.io/not/there:1 --restart=Never")
     wait(lambda: "127.0.0.1:5999" in kubectl("get events --field-selector=involvedObject.name=stranger"), "event")
     kubectl("delete pod stranger --now")
+
+
+def test_containerd_has_its_environment_from_the_first_start() -> None:
+    unit = "snap.microk8s.daemon-containerd"
+    assert (
+        run(HEAD, f"systemctl show -P NRestarts {unit}; journalctl -u {unit} --no-pager | grep -c Started") == "0\n1\n"
+    )
+    environment = run(HEAD, f"tr '\\0' '\\n' < /proc/$(systemctl show -P MainPID {unit})/environ").splitlines()
+    assert {f"{name}={value}" for name, value in LAUNCH["extraContainerdEnv"].items()} <= set(environment)
+    assert not [line for line in run(WORKER, f"cat {DATA}/args/containerd-env").splitlines() if line.startswith("HTTP")]
 
 
 def test_the_cni_is_applied_by_itself_and_dns_only_by_default() -> None:

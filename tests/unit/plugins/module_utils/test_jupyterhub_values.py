@@ -123,6 +123,43 @@ def test_shared_storage_on():
     assert result["custom"]["gpuhub"]["storage"] == {"users_path": values.USERS_FOLDER}
 
 
+PROXY = {
+    "variables": ["HTTPS_PROXY"],
+    "no_proxy": "localhost,10.1.0.0/16",
+    "endpoints": [{"host": "10.0.0.9", "port": 3128}, {"host": "proxy.example.com", "port": 8080}],
+    "cluster_networks": ["10.1.0.0/16", "10.152.183.0/24"],
+}
+
+
+def test_without_a_proxy_nothing_is_said_of_one():
+    assert build(proxy={**PROXY, "variables": [], "no_proxy": "", "endpoints": []}) == build()
+
+
+def test_hub_and_notebooks_have_the_proxy_and_only_its_secret_the_address():
+    secrets = {**SECRETS, "proxy_checksum": "e" * 64}
+    result = values.build({**SETTINGS, "proxy": PROXY}, secrets)
+    source = {"valueFrom": {"secretKeyRef": {"name": "gpuhub-proxy", "key": "HTTPS_PROXY"}}}
+    for environment in (result["hub"]["extraEnv"], result["singleuser"]["extraEnv"]):
+        assert {name: value for name, value in environment.items() if "proxy" in name.lower()} == {
+            "HTTPS_PROXY": source,
+            "https_proxy": source,
+            "NO_PROXY": PROXY["no_proxy"],
+            "no_proxy": PROXY["no_proxy"],
+        }
+    assert result["custom"]["gpuhub"]["proxy"] == "e" * 64
+
+
+def test_notebooks_reach_the_proxy_and_nothing_else_besides():
+    result = values.build({**SETTINGS, "proxy": PROXY}, {**SECRETS, "proxy_checksum": ""})
+    known, named = result["singleuser"]["networkPolicy"]["egress"]
+    assert known == {
+        "to": [{"ipBlock": {"cidr": "10.0.0.9/32"}}],
+        "ports": [{"port": 3128, "protocol": "TCP"}],
+    }
+    assert named["to"][0]["ipBlock"]["except"] == ["10.1.0.0/16", "10.152.183.0/24", "169.254.169.254/32"]
+    assert named["ports"] == [{"port": 8080, "protocol": "TCP"}]
+
+
 def test_values_are_what_helm_gives_back():
     """A null, a tuple or a number that changes its type would look like a change at every run."""
     result = build()

@@ -38,6 +38,35 @@ def test_with_arguments(text, wanted, expected):
     assert m.with_arguments(expected, wanted) == expected, "a second time changes nothing"
 
 
+STORY = [
+    # wanted, then what the file holds
+    ({"HTTP_PROXY": "http://p:1"}, "PATH=$PATH\nHTTP_PROXY=http://p:1\n"),
+    ({"HTTP_PROXY": "http://p:2"}, "PATH=$PATH\nHTTP_PROXY=http://p:2\n"),
+    ({"HTTP_PROXY": "http://p:2", "PATH": "/x"}, "PATH=/x\nHTTP_PROXY=http://p:2\n"),
+    ({"PATH": None}, ""),
+    ({}, "PATH=$PATH\n"),
+    ({}, "PATH=$PATH\n"),
+]
+
+
+def test_what_is_no_longer_wanted_is_as_it_was():
+    text, replaced = "PATH=$PATH\n", {}
+    for wanted, expected in STORY:
+        text, replaced = m.settle(text, wanted, replaced)
+        assert text.strip() == expected.strip(), wanted
+        assert m.settle(text, wanted, replaced) == (text, replaced), "a second time changes nothing"
+    assert replaced == {}
+
+
+def test_what_the_launch_configuration_has_set_goes():
+    text, replaced = m.settle("HTTP_PROXY=http://p:1\n", {"HTTP_PROXY": "http://p:1"}, {})
+    assert m.settle(text, {}, replaced) == ("\n", {})
+
+
+def test_files_of_which_nothing_is_wanted_are_left_alone():
+    assert m.settle("--a=1\n\n--b", {}, {}) == ("--a=1\n\n--b", {})
+
+
 @pytest.mark.parametrize(
     ("text", "root"),
     [
@@ -85,8 +114,14 @@ def test_join_failure_names_the_cure_and_never_the_token(code, cure):
 
 
 def test_launch_configuration():
-    found = m.launch_configuration({"kubelet": {"--a": "1"}, "kube-proxy": {}}, extraSANs=[], addons=[{"name": "dns"}])
-    assert found == {"version": "0.2.0", "extraKubeletArgs": {"--a": "1"}, "addons": [{"name": "dns"}]}
+    arguments = {"kubelet": {"--a": "1"}, "kube-proxy": {}, "containerd-env": {"A": "b"}}
+    found = m.launch_configuration(arguments, extraSANs=[], addons=[{"name": "dns"}])
+    assert found == {
+        "version": "0.2.0",
+        "extraKubeletArgs": {"--a": "1"},
+        "extraContainerdEnv": {"A": "b"},
+        "addons": [{"name": "dns"}],
+    }
 
 
 def test_launch_configuration_knows_its_services():

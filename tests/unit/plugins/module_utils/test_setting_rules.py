@@ -21,6 +21,26 @@ WRONG = {
     check.absolute_path: ["", "x", "~/x", "/x/../y", "/..", "/x/./y", "/x{username}", "/x\n", "/a\0"],
     check.url: ["", "example.com", "ftp://x", "http://", "https://x y", "https://x:99999", "javascript:1", "http://[x"],
     check.registry: ["", "h.example.com", "http://h", "https://", "https://h:0", "https://h/Project", "https://u@h"],
+    check.proxy: [
+        "",
+        "10.0.0.9:3128",
+        "socks5://10.0.0.9:1080",
+        "http://10.0.0.9",
+        "http://10.0.0.9:0",
+        "http://10.0.0.9:3128/x",
+        "http://10.0.0.9:3128 ",
+        "http://10.0.0.9:3128\n",
+        "http://a b:3128",
+        "http://-x:3128",
+        "http://10.0.0.300:3128",
+        "http://u:p@ss@10.0.0.9:3128",
+        "http://u:$(id)@10.0.0.9:3128",
+        "http://u:p%4@10.0.0.9:3128",
+        "http://localhost:3128",
+        "http://127.0.0.1:3128",
+        "http://[::1]:3128",
+    ],
+    check.direct: ["", "*", "*.example.com", "a b", "http://x", "x:80", "10.0.0.1/8", "..x", "a,b"],
     check.image: ["", "me/nb", "Me/nb:1", "me/nb:", "me/../nb:1", "me/nb:1 2", "me/nb@sha256:12", 5],
     check.host_name: ["", "a b", "-x.com", "x_y.com", "x..com", "1.2.3", "a" * 64, "a." * 127 + "aa", "http://x"],
     check.label: ["", "Jhub", "a_b", "-a", "a-", "a.b", "a" * 64],
@@ -38,6 +58,13 @@ RIGHT = {
     check.absolute_path: ["/", "/mnt/shared", "/mnt/my share/", "/a..b"],
     check.url: ["http://h:29781", "https://h.example.com/hub/oauth_callback?x=1", "http://[::1]:80/"],
     check.registry: ["https://h", "https://10.0.0.5:5000/", "https://harbor.example.com/gpuhub", "https://[fd00::1]"],
+    check.proxy: [
+        "http://p:3128",
+        "https://proxy.example.com:443/",
+        "http://u:p%40s+s@10.0.0.9:3128",
+        "http://[fd00::9]:1",
+    ],
+    check.direct: ["10.0.0.1", "10.0.0.0/8", "fd00::/8", "Files.example.com", ".example.com", "intranet"],
     check.image: ["me/nb:1", "h:5000/me/nb:1", "quay.io/me/nb@sha256:" + "0" * 64],
     check.host_name: ["hub", "jhub.example.com", "10.0.0.1", "fd00::1", "Hub.Example.COM"],
     check.label: ["jhub", "a-1", "1"],
@@ -112,6 +139,10 @@ def test_two_names_with_one_folder(monkeypatch):
         ("gpuhub_shared_storage_path", "mnt", "absolute path"),
         ("jupyterhub_node_port", 70000, "port"),
         ("nginx_https_port", 0, "port"),
+        ("gpuhub_http_proxy", "ftp://10.0.0.9:21", "but is 'ftp://10.0.0.9:21'"),
+        ("gpuhub_https_proxy", "http://u:geheim@10.0.0.9", "but is '(hidden)@10.0.0.9'"),
+        ("gpuhub_http_proxy", "http://localhost:3128", "where localhost is the pod itself"),
+        ("gpuhub_no_proxy", ["10.0.0.0/8", "*.lan"], "has '*.lan'; it must be an address, a network"),
     ],
 )
 def test_rules_of_variables(variable, value, says):
@@ -120,7 +151,14 @@ def test_rules_of_variables(variable, value, says):
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("gpuhub_shared_storage_path", ""), ("jupyterhub_cpu_limit", ""), ("gpuhub_dns_servers", []), ("other", "x y")],
+    [
+        ("gpuhub_shared_storage_path", ""),
+        ("gpuhub_http_proxy", ""),
+        ("gpuhub_no_proxy", []),
+        ("jupyterhub_cpu_limit", ""),
+        ("gpuhub_dns_servers", []),
+        ("other", "x y"),
+    ],
 )
 def test_values_that_may_be(variable, value):
     assert setting_rules.fault(variable, value) == ""

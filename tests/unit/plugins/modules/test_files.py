@@ -68,6 +68,14 @@ def test_content_that_is_no_text_is_shown_by_its_checksum(tmp_path):
     assert not run("files", files=wanted)["changed"]
 
 
+@pytest.mark.parametrize(("mode", "shown"), [("0600", "http://u:(hidden)@h:1"), ("0644", "http://u:geheim@h:1")])
+def test_secrets_of_files_that_not_everybody_may_read_are_not_shown(tmp_path, mode, shown):
+    (tmp_path / "file").write_text("http://u:geheim@h:1")
+    (tmp_path / "file").chmod(0o644)
+    done = run("files", files=[{"path": tmp_path / "file", "content": "", "mode": mode}])
+    assert done["diff"][0]["before"] == shown
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_leaves_the_owner_alone_that_it_was_not_told(tmp_path, kind):
     path = tmp_path / kind

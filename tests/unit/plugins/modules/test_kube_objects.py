@@ -99,6 +99,17 @@ def test_what_differs_is_repaired_and_what_lacks_is_created(use, check):
     assert (cluster.items == before) is check
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_what_shall_not_be_there_goes_in_the_same_execution(use, check):
+    cluster = use(config_map("x", "v"), config_map("y", "v"))
+    gone = [config_map("y", ""), config_map("z", "")]
+    result = run("kube_objects", check=check, definition=config_map("x", "v"), absent=gone)
+    assert result["changed"]
+    assert (result["repaired"], result["deleted"]) == ([], ["ConfigMap a/y"])
+    assert (("ConfigMap", "y") in cluster.items) is check
+    assert run("kube_objects", check=check, definition=config_map("x", "v"), absent=gone)["changed"] is check
+
+
 @pytest.mark.parametrize("others", [[touch], [touch, touch], [lambda _: None, touch]])
 def test_what_somebody_else_changes_meanwhile_is_looked_at_again(use, others):
     cluster = use(config_map("x", "edited"), others=others)

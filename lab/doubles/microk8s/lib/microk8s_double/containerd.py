@@ -61,16 +61,6 @@ def _forget_before_boot() -> None:
         _BOOT.write_text(boot)
 
 
-def _environment() -> dict[str, str]:
-    current = str(SNAP.parent / "current")
-    found = {**os.environ, "PATH": f"{current}/bin:{os.environ['PATH']}"}
-    for line in (ARGS / "containerd-env").read_text().splitlines():
-        name, equals, value = line.removeprefix("export ").partition("=")
-        if equals and name.isidentifier():
-            found[name] = value.strip("\"'")
-    return found
-
-
 def _import_sideloaded() -> None:
     """Import archives as they appear, for ever; a file that cannot be imported is tried again."""
     SIDELOAD.mkdir(parents=True, exist_ok=True)
@@ -101,8 +91,12 @@ def run() -> None:
         if os.getppid() != parent:
             sys.exit(0)
         _import_sideloaded()
-    words = arguments.read("containerd")
-    os.execve(SNAP / "bin/containerd", ["containerd", *words], _environment())
+    # A shell reads its environment, as in MicroK8s: what is no plain text there does what it says.
+    script = 'set -a; . "$0"; set +a; exec "$@"'
+    command = [ARGS / "containerd-env", SNAP / "bin/containerd", *arguments.read("containerd")]
+    current = str(SNAP.parent / "current")
+    environment = {**os.environ, "PATH": f"{current}/bin:{os.environ['PATH']}"}
+    os.execve("/bin/bash", ["bash", "-c", script, *map(str, command)], environment)
 
 
 def share_socket() -> None:
