@@ -106,8 +106,7 @@ def registry(value: Any) -> str:
 def proxy(value: Any) -> str:
     """The address of an HTTP proxy, without a slash at its end. The text of the error has no password in it."""
     text = str(value)
-    _, at, place = text.rpartition("@")
-    shown = repr(f"(hidden)@{place}" if at else text)
+    shown = repr(re.sub(r"(?s).*@", "(hidden)@", text))
     match = _PROXY.fullmatch(text)
     try:
         if not match:
