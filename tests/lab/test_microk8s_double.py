@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -624,9 +625,14 @@ def test_leave_remove_node_and_remove() -> None:
     kubectl(f"get node {WORKER}")
     assert run(HEAD, f"/snap/bin/microk8s remove-node {ADDRESS[WORKER]}") == ""
     kubectl(f"get node {WORKER}", 1)
+    # What waits for the node must not start in the network of the cluster that the node was alone in.
+    kubectl("create -f -", stdin=json.dumps(_pod("early", WORKER, ["sleep", "1000000"])).encode())
     persistent = f"{TOKEN}/{_new_token().split('/')[1]}"
     for _ in range(2):
         _join(persistent, code=0)
+    kubectl("wait pod early --for=condition=Ready --timeout=60s")
+    subnet = ip_network(kubectl(f"get node {WORKER} -o jsonpath={{.spec.podCIDR}}"))
+    assert ip_address(kubectl("get pod early -o jsonpath={.status.podIP}")) in subnet
     run(WORKER, "snap remove --purge microk8s")
     looks = (
         "ls -d /snap/microk8s /var/snap/microk8s /etc/systemd/system/snap.microk8s* /var/lib/kubelet /run/netns/cni-*",

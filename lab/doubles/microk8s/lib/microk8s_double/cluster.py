@@ -185,6 +185,8 @@ def _become_worker(info: dict[str, Any], address: str, port: int, token: str) ->
     certificates.create_worker_configs()
     write_provider([f"{address}:{info['apiport']}"])
     clear_lock(NO_PROXY)
+    if not locked(CLUSTERED):
+        cni.forget()
     set_lock(CLUSTERED)
     set_lock(NO_DQLITE)
     for service in ("kubelite", "apiserver-kicker", "apiserver-proxy", "k8s-dqlite"):
@@ -225,6 +227,7 @@ def leave(words: list[str]) -> None:
     print("Configuring services.", flush=True)
     set_lock(NO_PROXY)
     services.systemctl("stop", "apiserver-proxy", "kubelite", "k8s-dqlite")
+    cni.forget()
     (CERTS / "ca.remote.crt").unlink(missing_ok=True)
     certificates.create_users()
     print("Generating new cluster certificates.", flush=True)

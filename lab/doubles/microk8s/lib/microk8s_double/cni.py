@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from . import arguments
-from .snapenv import CNI_YAML, SNAP, kubectl, write
+from .snapenv import CNI_PLUGIN, CNI_YAML, SNAP, kubectl, write
 
 
 def generate() -> None:
@@ -28,6 +28,15 @@ def generate() -> None:
 
 def apply() -> bool:
     return kubectl("apply", "-f", CNI_YAML).returncode == 0
+
+
+def forget() -> None:
+    """Take away what the overlay has told containerd: the node changes its cluster, and with it its subnet.
+
+    Until the next cluster's overlay is there pods wait, as they do with Calico, whose plugin still has a credential of
+    the last cluster. A pod that started at once would have an address of the old subnet, on a bridge about to go.
+    """
+    CNI_PLUGIN.unlink(missing_ok=True)
 
 
 def reach(address: str) -> bool:

@@ -19,6 +19,7 @@ CERTS = DATA / "certs"
 CREDENTIALS = DATA / "credentials"
 BACKEND = DATA / "var/kubernetes/backend"
 CNI_YAML = ARGS / "cni-network/cni.yaml"
+CNI_PLUGIN = ARGS / "cni-network/10-calico.conflist"
 PROVIDER = ARGS / "traefik/provider.yaml"
 CONTAINERD_SOCKET = COMMON / "run/containerd.sock"
 
