@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 SNAP_DATA = "/var/snap/microk8s/current"
@@ -169,6 +170,14 @@ def launch_configuration(arguments: Mapping[str, Arguments], **others: Any) -> d
             result[keys[name]] = dict(flags)
     result.update({key: value for key, value in others.items() if value})
     return result
+
+
+def has_joined(locks: Path) -> bool:
+    """Whether a join as a worker has come to its end, by MicroK8s' own folder of locks.
+
+    MicroK8s calls a host a worker before it has started the services as one; the other lock is there until the end.
+    """
+    return (locks / "clustered.lock").exists() and not (locks / "join-in-progress").exists()
 
 
 def parse_worker_heads(provider: str) -> list[str]:

@@ -12,6 +12,10 @@ version_added: 0.1.0
 author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes.read_only
+options:
+  snap_directory:
+    description: Where snap files lie for the time of their installation.
+    type: path
 """
 
 EXAMPLES = r"""
@@ -46,6 +50,10 @@ heads:
   type: list
   elements: str
   returned: always
+staged:
+  description: Whether O(snap_directory) is there, as a run that was killed leaves it.
+  type: bool
+  returned: always
 """
 
 import shutil
@@ -58,7 +66,8 @@ from ..module_utils import microk8s
 
 def main() -> None:
     """Read, and say what was found."""
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module = AnsibleModule(argument_spec={"snap_directory": {"type": "path"}}, supports_check_mode=True)
+    staged = module.params["snap_directory"]
     data = Path(microk8s.SNAP_DATA)
     # Debian's secure_path lacks /snap/bin and some shells lack /usr/bin's neighbours.
     snap = shutil.which("snap", path="/usr/bin:/usr/local/bin:/bin")
@@ -73,7 +82,7 @@ def main() -> None:
             )
         snaps = microk8s.parse_snap_list(out)
     found = snaps.get("microk8s")
-    worker = (data / "var/lock/clustered.lock").exists()
+    worker = microk8s.has_joined(data / "var/lock")
     provider = data / "args/traefik/provider.yaml"
     heads = microk8s.parse_worker_heads(provider.read_text(encoding="utf-8")) if worker and provider.exists() else []
     arguments = data / "args/containerd"
@@ -85,6 +94,7 @@ def main() -> None:
         worker=worker,
         containerd_root=microk8s.containerd_root(arguments.read_text(encoding="utf-8")) if arguments.exists() else "",
         heads=heads,
+        staged=bool(staged) and Path(staged).exists(),
     )
 
 

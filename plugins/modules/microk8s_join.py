@@ -8,7 +8,7 @@ module: microk8s_join
 short_description: Join a host to a MicroK8s cluster as a worker
 description:
   - Runs C(microk8s join --worker) unless the host has joined already.
-  - Takes up a join that was killed half-way.
+  - Waits for a join that a killed run has left at work, and does again one that was itself killed.
   - That the node is registered and Ready is to be verified on the head, by M(gpuhub.platform.kube_ready).
 version_added: 0.1.0
 author: The gpuhub.platform authors (@gpuhub)
@@ -23,6 +23,10 @@ options:
     description:
       - What C(microk8s add-node --format json) printed on the head. Not needed where the host has joined already.
     type: str
+  timeout:
+    description: Seconds to wait for another join on this host, such as one of a run that was killed.
+    type: int
+    default: 300
 """
 
 EXAMPLES = r"""
@@ -41,6 +45,7 @@ heads:
 """
 
 import re
+import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -56,14 +61,17 @@ def heads() -> list[str]:
     return microk8s.parse_worker_heads(provider.read_text(encoding="utf-8")) if provider.exists() else []
 
 
-def clear_killed_join(module: AnsibleModule) -> None:
-    """Remove the lock of a join that no process works on any more: nothing else ever does."""
-    lock = LOCKS / "join-in-progress"
-    if not lock.exists():
-        return
-    code, _out, _err = module.run_command(["pgrep", "-f", r"microk8s[- ]join|scripts/cluster/join"])
-    if code:
-        lock.unlink()
+def wait_for_other_join(module: AnsibleModule) -> None:
+    """Wait until no join is at work, such as one that has lost its Ansible: two at once would write the same files."""
+    at_work = ["pgrep", "-f", r"microk8s[- ]join|scripts/(cluster|wrappers)/join"]
+    deadline = time.monotonic() + module.params["timeout"]
+    while module.run_command(at_work)[0] == 0:
+        if time.monotonic() > deadline:
+            module.fail_json(
+                msg=f"another 'microk8s join' is still at work on this host after {module.params['timeout']} s; "
+                "wait for it, or end it, and run this again"
+            )
+        time.sleep(1)
 
 
 def main() -> None:
@@ -73,11 +81,14 @@ def main() -> None:
             "head": {"type": "str", "required": True},
             # It holds the token that lets a host into the cluster.
             "invitation": {"type": "str", "no_log": True},
+            "timeout": {"type": "int", "default": 300},
         },
         supports_check_mode=True,
     )
-    head, joined = module.params["head"], (LOCKS / "clustered.lock").exists()
-    if joined:
+    head = module.params["head"]
+    if not module.check_mode:
+        wait_for_other_join(module)
+    if microk8s.has_joined(LOCKS):
         addresses = [re.sub(r":\d+$", "", address) for address in heads()]
         if addresses and head not in addresses:
             module.fail_json(
@@ -86,7 +97,6 @@ def main() -> None:
             )
         module.exit_json(changed=False, heads=heads())
     if not module.check_mode:
-        clear_killed_join(module)
         if not module.params["invitation"]:
             module.fail_json(msg="the host has not joined yet: 'invitation' is needed (microk8s add-node on the head)")
         try:

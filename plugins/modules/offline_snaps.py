@@ -36,6 +36,10 @@ options:
         description: Whether the snap is confined classically.
         type: bool
         default: false
+  timeout:
+    description: Seconds to wait while snapd still works on one of the snaps, as after a run that was killed.
+    type: int
+    default: 600
 """
 
 EXAMPLES = r"""
@@ -54,9 +58,26 @@ installed:
   returned: always
 """
 
+import time
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.microk8s import parse_snap_list
+
+
+def run(module: AnsibleModule, command: list[str]) -> None:
+    """Run a command of snap, again while snapd still works on what a killed run has asked it for."""
+    deadline = time.monotonic() + module.params["timeout"]
+    while True:
+        code, out, err = module.run_command(command)
+        if not code:
+            return
+        if time.monotonic() > deadline or "change in progress" not in err:
+            module.fail_json(
+                msg=f"'{' '.join(command)}' failed (exit code {code}): {err.strip() or out.strip()}; "
+                "see 'snap changes' and 'journalctl -u snapd' on this host"
+            )
+        time.sleep(1)
 
 
 def main() -> None:
@@ -74,6 +95,7 @@ def main() -> None:
                     "classic": {"type": "bool", "default": False},
                 },
             },
+            "timeout": {"type": "int", "default": 600},
         },
         supports_check_mode=True,
     )
@@ -84,17 +106,8 @@ def main() -> None:
     names = [item["name"] for item in missing]
     if missing and not module.check_mode:
         for item in missing:
-            commands = [
-                [snap, "ack", item["assertion"]],
-                [snap, "install", *(["--classic"] if item["classic"] else []), item["file"]],
-            ]
-            for command in commands:
-                code, out, err = module.run_command(command)
-                if code:
-                    module.fail_json(
-                        msg=f"'{' '.join(command)}' failed (exit code {code}): {err.strip() or out.strip()}; "
-                        "see 'snap changes' and 'journalctl -u snapd' on this host"
-                    )
+            run(module, [snap, "ack", item["assertion"]])
+            run(module, [snap, "install", *(["--classic"] if item["classic"] else []), item["file"]])
     module.exit_json(
         changed=bool(missing),
         installed=names,
