@@ -164,7 +164,7 @@ def hosts() -> Iterator[None]:
         run(host, f"mkdir -p /opt/snaps {COMMON}/sideload")
         for file in folder.iterdir():
             run(host, f"cat > /opt/snaps/{file.name}", stdin=file.read_bytes())
-        run(host, f"cat > {COMMON}/sideload/bootstrap.tar", stdin=bootstrap)
+        run(host, f"touch {COMMON}/sideload/.half.tar; cat > {COMMON}/sideload/bootstrap.tar", stdin=bootstrap)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(deliver, ADDRESS))
@@ -290,6 +290,7 @@ def test_units_files_ports(host: str) -> None:
 
 def test_sideloaded_images_are_there_without_a_pull() -> None:
     run(HEAD, f"test -f {COMMON}/etc/sideload/bootstrap.tar.loaded; ! test -e {COMMON}/etc/sideload/bootstrap.tar")
+    run(HEAD, f"! ls -A {COMMON}/etc/sideload | grep half")  # a shell's * passes hidden files over
     listed = run(HEAD, "/snap/bin/microk8s ctr images ls -q").splitlines()
     assert {BUSYBOX, *catalogue.load()["calico"]["images"]} <= set(listed)
     for host in ADDRESS:

@@ -61,7 +61,7 @@ def _sideload() -> None:
     """Copy archives from where an administrator puts them to where containerd looks."""
     containerd.SIDELOAD.mkdir(parents=True, exist_ok=True)
     for folder in (_HOME / "sideload", COMMON / "sideload"):
-        for archive in sorted(folder.glob("*.tar")):
+        for archive in sorted(folder.glob("[!.]*.tar")):  # a shell passes hidden ones over
             # Linked where it can be: a copy of the same content takes time and space.
             target = containerd.SIDELOAD / archive.name
             target.unlink(missing_ok=True)
