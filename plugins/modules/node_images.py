@@ -33,7 +33,8 @@ options:
     default: false
   staged:
     description:
-      - Other files that served to bring images here. With O(state=present) they are removed likewise.
+      - Other files that served to bring images here. With O(state=present) they are removed likewise, and so is what
+        a copy that was killed has left beside them and O(archive).
     type: list
     elements: path
     default: []
@@ -207,6 +208,12 @@ def wait_for_sideload(module: AnsibleModule) -> None:
         time.sleep(0.5)
 
 
+def present_files(paths: list[str]) -> list[str]:
+    """Those files that exist, and the hidden ones that Ansible's copy leaves beside them if the host is killed."""
+    killed = (Path(path).parent.glob(f".ansible_tmp*{Path(path).name}") for path in paths)
+    return [path for path in paths if Path(path).exists()] + sorted(str(path) for found in killed for path in found)
+
+
 def answer(difference: Difference, staged: list[str], content: list[str]) -> dict[str, Any]:
     """The values that every state returns."""
     return {
@@ -225,7 +232,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     wanted = containerd.validate_wanted(params["images"])
     node = Node(module)
     archive = params["archive"]
-    staged = [name for name in [*params["staged"], *([archive] if archive else [])] if Path(name).exists()]
+    staged = present_files([*params["staged"], *([archive] if archive else [])])
     query = params["state"] == "query"
     if not node.installed:
         if query or module.check_mode:

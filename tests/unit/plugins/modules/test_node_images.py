@@ -159,15 +159,17 @@ def test_microk8s_that_is_not_installed_is_a_state(node):
 
 
 def test_what_served_to_bring_images_is_removed_once_they_are_there(node, tmp_path):
-    staged = tmp_path / "sideload.tar.loaded"
+    staged, killed = tmp_path / "sideload.tar.loaded", tmp_path / ".ansible_tmpq1w2sideload.tar.loaded"
     staged.write_text("x")
+    killed.write_text("half")
     node.run(archive=node.archive)
     asked = node.run(state="query", staged=[staged])
-    assert (asked["correct"], asked["staged"]) == (False, [str(staged)])
+    assert (asked["correct"], asked["staged"]) == (False, [str(staged), str(killed)])
     assert node.run(check=True, staged=[staged])["changed"]
     assert staged.exists()
     assert node.run(staged=[staged])["changed"]
     assert not staged.exists()
+    assert not killed.exists()
 
 
 def test_the_sideload_folder_is_waited_for_as_long_as_it_was_said(node, tmp_path):
