@@ -91,7 +91,7 @@ test: ## everything that CI runs, two at a time; what begins is said at once, wh
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target e2e-deploy lint sanity unit lab-test e2e molecule-drawn 3>&1
 
 soak: export GPUHUB_SOAK = 1
-soak: e2e molecule ## the full figures: every fault, every point at which a run can be cut off, every role's scenario
+soak: e2e molecule ## the full figures: every fault, every task cut off, every scenario; hours, docs/testing.md has parts
 
 clean: ## remove the labs; the cache stays
 	@for lab in $(GPUHUB_LAB_NAME) $(PARTS:e2e-%=$(GPUHUB_LAB_NAME)-%) $(GPUHUB_LAB_NAME)-m; do GPUHUB_LAB_NAME=$$lab $(LAB) clean; done

@@ -1,9 +1,11 @@
-"""What a deployment has made of hosts and cluster, in a form that can be compared."""
+"""What a deployment has made of hosts and cluster, in forms that can be compared."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 from harness import HEAD, WORKERS, Deployment
@@ -45,6 +47,48 @@ def digest(deployment: Deployment) -> dict[str, str]:
     return found
 
 
+def outline(deployment: Deployment) -> dict[str, str]:
+    """What two deployments with the same settings have in common, by name: objects, files, images, services.
+
+    Left out is what is drawn anew for each deployment (keys, certificates, tokens, passwords, uids, addresses of
+    services), and what only tells how often something was tried.
+    """
+    found = {}
+    for item in deployment.objects(f"{_KINDS},persistentvolumes,nodes"):
+        if not _is_helms_record(item):
+            text = json.dumps(_common(item), sort_keys=True)
+            name = _name(item)
+            if item["kind"] == "PersistentVolume":
+                claim = item["spec"]["claimRef"]
+                name = f"PersistentVolume of {claim['namespace']}/{claim['name']}"
+            found[name] = (found.get(name, "") + _without_drawn(text)).strip()
+    for release in json.loads(deployment.on(HEAD, _HELM_LIST)):
+        found[f"release {release['name']}"] = f"{release['status']} {release['chart']}"
+    look = Path(__file__).with_name("outline_of_host.py").read_text()
+    for host in [HEAD, *WORKERS]:
+        for name, value in json.loads(deployment.on(host, f"python3 - <<'END'\n{look}\nEND")).items():
+            found[f"{host}: {name}"] = value
+    return found
+
+
+def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """What differs between two digests or outlines, one text each, for people."""
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name, "(nothing)"), after.get(name, "(nothing)")
+        if old != new:
+            at = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+            cut = slice(max(0, at - 60), at + 120)
+            lines.append(f"{name}: {old[cut]!r} became {new[cut]!r}")
+    return lines
+
+
+_HELM_LIST = (
+    "/snap/microk8s/current/bin/helm --kubeconfig /var/snap/microk8s/current/credentials/client.config"
+    " list --all-namespaces --all -o json"
+)
+
+
 def _is_helms_record(item: dict[str, Any]) -> bool:
     """One more after each upgrade, by design."""
     return item["kind"] == "Secret" and item["type"] == "helm.sh/release.v1"
@@ -60,3 +104,40 @@ def _content(item: dict[str, Any]) -> dict[str, Any]:
 
 def _annotations(item: dict[str, Any]) -> dict[str, str]:
     return {key: value for key, value in item["metadata"].get("annotations", {}).items() if key not in _BOOKKEEPING}
+
+
+def _common(item: dict[str, Any]) -> Any:
+    """What is the same in every deployment of an object's definition."""
+    kind, content, annotations = item["kind"], _content(item), _annotations(item)
+    spec = content.get("spec", {})
+    if kind == "Secret":
+        content["data"] = sorted(content.get("data", {}))
+    elif kind == "Service":
+        # A stated address is the settings'; all others are drawn.
+        if item["metadata"]["name"] not in ("kubernetes", "kube-dns") and spec.get("clusterIP") != "None":
+            del spec["clusterIP"], spec["clusterIPs"]
+    elif kind == "PersistentVolumeClaim":
+        spec.pop("volumeName", None)
+    elif kind == "PersistentVolume":
+        claim = spec.pop("claimRef")
+        spec["claimRef"] = [claim["namespace"], claim["name"]]
+        spec.pop("nodeAffinity", None)
+    elif kind == "Node":
+        # Who joined first got the first part of the pods' network.
+        content = {"taints": spec.get("taints"), "unschedulable": spec.get("unschedulable")}
+        annotations = {}
+    elif kind == "Namespace":
+        content = {}
+    elif kind in ("Deployment", "DaemonSet", "StatefulSet"):
+        marks = spec["template"]["metadata"].get("annotations", {})
+        for key in [key for key in marks if key.startswith("checksum/") or key == "gpuhub.io/certificate"]:
+            marks[key] = "(of secrets too)"
+    # Where the smoke test's first server happened to start.
+    annotations = {key: value for key, value in annotations.items() if not key.endswith("selected-node")}
+    return [content, item["metadata"].get("labels"), annotations]
+
+
+def _without_drawn(text: str) -> str:
+    """A JSON text without certificates, keys and the address of the worker that joined first."""
+    text = re.sub(r"-----BEGIN .*?-----END [A-Z ]+-----", "(drawn)", text)
+    return re.sub(r"can-reach=[0-9.]+", "can-reach=(drawn)", text)
