@@ -19,7 +19,7 @@ ROOTS = (
 # services, what programs need for the moment, and a folder that stays where an archive was once sent.
 PASSED = re.compile(
     r"/var/lib/gpuhub/((volumes|registry/data|registry/run|python|\.python-[^/]*|microk8s-arguments\.json)($|/)|staging$)"
-    r"|/root/(\.ansible|\.kube|\.ssh|snap)($|/)|/tmp/(\.|systemd-private|k8srcp|osrcp|snap-private)|__pycache__"
+    r"|/root/(\.ansible|\.kube|\.ssh|snap)($|/)|/tmp/(\.|systemd-private|k8srcp|osrcp|runc-process|snap-private)|__pycache__"
 )
 # Drawn anew for each deployment: that they are there, whose they are and with which mode is what counts.
 DRAWN = re.compile(r"^/var/lib/gpuhub/(secrets|pki|values)/|/(tls|cni-network)/|\.(crt|csr|key|pem)$")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -55,13 +56,14 @@ def outline(deployment: Deployment) -> dict[str, str]:
     """
     found = {}
     for item in deployment.objects(f"{_KINDS},persistentvolumes,nodes"):
-        if not _is_helms_record(item):
-            text = json.dumps(_common(item), sort_keys=True)
-            name = _name(item)
-            if item["kind"] == "PersistentVolume":
-                claim = item["spec"]["claimRef"]
-                name = f"PersistentVolume of {claim['namespace']}/{claim['name']}"
-            found[name] = (found.get(name, "") + _without_drawn(text)).strip()
+        if _is_helms_record(item):
+            continue
+        name = _name(item)
+        if item["kind"] == "PersistentVolume":
+            claim = item["spec"]["claimRef"]
+            name = f"PersistentVolume of {claim['namespace']}/{claim['name']}"
+        text = json.dumps(_common(item), sort_keys=True)
+        found[name] = found.get(name, "") + _without_drawn(text)
     for release in json.loads(deployment.on(HEAD, _HELM_LIST)):
         found[f"release {release['name']}"] = f"{release['status']} {release['chart']}"
     look = Path(__file__).with_name("outline_of_host.py").read_text()
@@ -108,7 +110,7 @@ def _annotations(item: dict[str, Any]) -> dict[str, str]:
 
 def _common(item: dict[str, Any]) -> Any:
     """What is the same in every deployment of an object's definition."""
-    kind, content, annotations = item["kind"], _content(item), _annotations(item)
+    kind, content, annotations = item["kind"], copy.deepcopy(_content(item)), _annotations(item)
     spec = content.get("spec", {})
     if kind == "Secret":
         content["data"] = sorted(content.get("data", {}))
@@ -119,9 +121,8 @@ def _common(item: dict[str, Any]) -> Any:
     elif kind == "PersistentVolumeClaim":
         spec.pop("volumeName", None)
     elif kind == "PersistentVolume":
-        claim = spec.pop("claimRef")
-        spec["claimRef"] = [claim["namespace"], claim["name"]]
-        spec.pop("nodeAffinity", None)
+        for key in ("claimRef", "nodeAffinity"):
+            spec.pop(key, None)
     elif kind == "Node":
         # Who joined first got the first part of the pods' network.
         content = {"taints": spec.get("taints"), "unschedulable": spec.get("unschedulable")}
