@@ -39,6 +39,8 @@ def _machine_arguments(component: str) -> list[str]:
             "cgroupDriver": "cgroupfs",
             # Image files are small and the disk is shared by all hosts: its filling up is not theirs to solve.
             "imageGCHighThresholdPercent": 100,
+            # Who fills the disk and empties it again need not wait five minutes until pods may come back.
+            "evictionPressureTransitionPeriod": "15s",
         }
         _MACHINE_CONFIG.parent.mkdir(parents=True, exist_ok=True)
         _MACHINE_CONFIG.write_text(json.dumps(config))
