@@ -19,9 +19,9 @@ SEED = int(os.environ.get("GPUHUB_SEED") or random.SystemRandom().randrange(10**
 SOAK = bool(os.environ.get("GPUHUB_SOAK"))
 # A soak takes hours: GPUHUB_SOAK_PART=2/4 cuts at the second of every four tasks.
 PART, PARTS = (int(number) for number in os.environ.get("GPUHUB_SOAK_PART", "1/1").split("/"))
-# Of the 118 tasks that begin in a run from bare hosts those from the first that changes something to the last. One that
-# is included from two places counts twice.
-CHANGING = range(36, 111)
+# Of the more than 110 tasks that begin in a run from bare hosts, about those from the first that changes something to
+# the last. One that is included from two places counts twice.
+CHANGING = range(36, 104)
 # Seconds that a run may go on after a host, a cable or a disk has failed it.
 PATIENCE = 12
 KILLED, FAILED, UNREACHABLE = -9, 2, 4
@@ -132,14 +132,14 @@ def cut_off(deployment: Deployment, cut: Cut, story: Path, settings: tuple[str, 
 @pytest.fixture(scope="module")
 def undisturbed(deployment: Deployment) -> dict[str, str]:
     """The state that test_1_deploy.py has saved."""
-    deployment.lab("load", "deployed")
+    deployment.load("deployed")
     return settled(deployment)
 
 
 @pytest.fixture(scope="module", params=list(CHAINS) if SOAK else ["bare"], ids=lambda start: f"{start}-seed-{SEED}")
 def story(deployment: Deployment, undisturbed: dict[str, str], request, tmp_path_factory) -> Story:
     """Runs that are cut off, each further on than the one before, and one that is not."""
-    deployment.lab("load", request.param)
+    deployment.load(request.param)
     file, done = tmp_path_factory.mktemp("killed") / "story", []
     for cut in cuts(random.Random(SEED)):
         if not cut_off(deployment, cut, file, CHAINS[request.param]):

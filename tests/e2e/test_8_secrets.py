@@ -218,7 +218,7 @@ LOOKS = {
 @pytest.fixture(scope="module")
 def runs(deployment: Deployment, tmp_path_factory) -> Iterator[Runs]:
     """Two drawn failures, in a soak all, then success, watched; a worker is invited again."""
-    deployment.lab("load", "deployed")
+    deployment.load("deployed")
     wait_for("everything runs", deployment.works, 180)
     runs = Runs(deployment, tmp_path_factory.mktemp("secrets"))
     runs.plant()
@@ -234,7 +234,7 @@ def runs(deployment: Deployment, tmp_path_factory) -> Iterator[Runs]:
     yield runs
     runs.watch.over.set()
     runs.watch.join()
-    deployment.lab("load", "deployed")
+    deployment.load("deployed")
 
 
 def test_runs_failed_where_they_should_and_then_succeeded(runs):

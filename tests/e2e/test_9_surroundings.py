@@ -303,6 +303,7 @@ def test_without_the_settings_everything_is_as_before(proxied, site, proxy, befo
     for password in (proxy.password, proxy.quoted):
         assert password not in site.back[0].output
     assert traces(deployment) == before
+    assert deployment.kubectl("-n", "jhub", "get", "configmap", "gpuhub-ca", "--ignore-not-found") == ""
     for host in NODES:
         assert environment(deployment, host) == {}
         places = "/etc /var/snap/microk8s/current/args /var/snap/microk8s/common/etc /var/lib/gpuhub/*.json"
