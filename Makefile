@@ -69,7 +69,7 @@ e2e-deploy: venv ## bad input, and a deployment from nothing, which is saved
 $(PARTS): e2e-%: e2e-deploy
 	@$(BEGINS)
 	export GPUHUB_LAB_NAME=$(GPUHUB_LAB_NAME)-$* GPUHUB_LAB_FROM=$(GPUHUB_LAB_NAME); \
-	$(LAB) load deployed --from $$GPUHUB_LAB_FROM; pytest -x tests/e2e/test_$*_*.py; $(LAB) clean
+	pytest -x tests/e2e/test_$*_*.py; $(LAB) clean
 
 molecule-drawn: e2e-deploy
 	@$(BEGINS)

@@ -122,6 +122,8 @@ class Deployment:
         source = os.environ.get("GPUHUB_LAB_FROM")
         known = json.loads(self.lab("status", "--json"))["saves"]
         self.lab("load", save, *(["--from", source] if source and save not in known else []))
+        if save != "bare":
+            wait_for("everything runs", self.works, 300)
 
     def on(self, host: str, script: str, check: bool = True) -> str:
         """Run a shell script on a host."""

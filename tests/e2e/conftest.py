@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from harness import Deployment
 
 
 @pytest.fixture(scope="session")
 def deployment() -> Deployment:
-    """The lab. test_1_deploy.py deploys it from nothing, and later tests use what it deployed."""
-    return Deployment()
+    """The lab. test_1_deploy.py deploys it from nothing; later tests use what it deployed, on the same lab or another."""
+    deployment = Deployment()
+    if os.environ.get("GPUHUB_LAB_FROM"):
+        deployment.load("deployed")
+    return deployment
 
 
 @pytest.fixture(scope="session")
