@@ -10,7 +10,7 @@ from harness import Deployment
 
 @pytest.fixture(scope="session")
 def deployment() -> Deployment:
-    """The lab. test_1_deploy.py deploys it from nothing; later tests use what it deployed, on the same lab or another."""
+    """The lab. test_1_deploy.py deploys it from nothing; later tests use what it deployed, on this lab or another."""
     deployment = Deployment()
     if os.environ.get("GPUHUB_LAB_FROM"):
         deployment.load("deployed")
