@@ -8,7 +8,7 @@ import pytest
 from harness import Deployment
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def deployment() -> Deployment:
     """The lab. test_1_deploy.py deploys it from nothing; later tests use what it deployed, on this lab or another."""
     deployment = Deployment()
