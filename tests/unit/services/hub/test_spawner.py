@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,48 @@ def test_names_come_from_the_slug(spawner_of, name):
         f"/mnt/shared/users/{slug(name)}",
         "/mnt/shared/examples",
     ]
+
+
+ENDED, RUNS = {"terminated": {"exitCode": 1}}, {"running": {}}
+
+
+@pytest.mark.parametrize(
+    ("phase", "state", "pending", "answer"),
+    [
+        ("Running", RUNS, None, None),
+        # A node has just booted, or the container has crashed: kubelet starts it again.
+        ("Running", ENDED, None, None),
+        ("Running", {"waiting": {"reason": "CrashLoopBackOff"}}, None, None),
+        ("Running", ENDED, "spawn", 1),
+        ("Succeeded", {"terminated": {"exitCode": 0}}, None, 0),
+        ("Failed", ENDED, None, 1),
+        ("Pending", RUNS, None, None),
+    ],
+)
+def test_a_server_whose_container_is_started_again_has_not_ended(
+    spawner_of, monkeypatch, phase, state, pending, answer
+):
+    spawner, stopped = spawner_of("alice"), []
+    statuses = [{"name": "other", "state": RUNS}, {"name": "notebook", "state": state}]
+    pod = {
+        "metadata": {"name": "jupyter-alice"},
+        "status": {"phase": phase, "podIP": None, "containerStatuses": statuses},
+    }
+
+    async def watch():
+        return None
+
+    async def stop(now):
+        stopped.append(now)
+
+    monkeypatch.setattr(spawner, "_start_watching_pods", watch)
+    monkeypatch.setattr(spawner, "stop", stop)
+    monkeypatch.setattr(
+        type(spawner), "pod_reflector", SimpleNamespace(pods={f"{spawner.namespace}/jupyter-alice": pod})
+    )
+    spawner._spawn_pending = pending == "spawn"
+    assert asyncio.run(spawner.poll()) == answer
+    assert bool(stopped) is (answer is not None)
 
 
 def test_kubespawner_s_own_templates_still_work(spawner_of):
