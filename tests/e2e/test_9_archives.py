@@ -20,7 +20,7 @@ from harness import CACHE, HEAD, LAB, WORKERS, Deployment, Play, wait_for
 SINGLEUSER = "quay.io/jupyterhub/k8s-singleuser-sample:4.4.0"
 MINE = "myorg/pytorch-jhub:24.10"
 # The same image by a name of a registry that nobody has told the platform about.
-FOREIGN = "registry.example.com/team/notebook:1"
+ELSEWHERE = "registry.example.com/team/notebook:1"
 WORKER = WORKERS[0]
 
 
@@ -126,7 +126,7 @@ def add_layer(source: Path, target: Path, files: dict[str, bytes]) -> None:
         content = json.dumps(config).encode()
         left_out = ("manifest.json", entry["Config"])
         entry.update(
-            Config=f"{sha256(content)}.json", RepoTags=[MINE, FOREIGN], Layers=[*entry["Layers"], "mine/layer.tar"]
+            Config=f"{sha256(content)}.json", RepoTags=[MINE, ELSEWHERE], Layers=[*entry["Layers"], "mine/layer.tar"]
         )
         with tarfile.open(fileobj=sink, mode="w:") as new:
             for member in old:
@@ -153,7 +153,7 @@ def settings(folder: Path) -> tuple[str, ...]:
     chosen = {
         "offline_images_bundle": str(folder),
         "jupyterhub_singleuser_image": MINE,
-        "offline_images_required": [FOREIGN],
+        "offline_images_required": [ELSEWHERE],
     }
     return "-e", json.dumps(chosen)
 
@@ -163,7 +163,7 @@ def test_notebooks_start_from_an_image_made_by_hand(with_mine):
     assert with_mine.code == 0, with_mine.output[-6000:]
 
 
-@pytest.mark.parametrize("image", [MINE, FOREIGN])
+@pytest.mark.parametrize("image", [MINE, ELSEWHERE])
 def test_nodes_pull_it_from_the_registry_with_its_own_layer(with_mine, deployment, image):
     deployment.kubectl(
         "-n", "default", "run", "made-by-hand", f"--image={image}", "--restart=Never",
