@@ -260,7 +260,7 @@ def test_join_tokens_are_withdrawn(runs, deployment):
 
 def test_who_waits_sees_for_what_and_a_time_out_says_why(runs):
     output = runs.plays[TIME_OUT].output
-    waiting = re.search(r"^waiting: \[head\.lab\] .*JupyterHub is ready: \d+ of 12 s: (.*)$", output, re.MULTILINE)
+    waiting = re.search(r"^waiting: \[head\.lab\] .* and ready: \d+ of 12 s: (.*)$", output, re.MULTILINE)
     assert waiting, output[-6000:]
     failed = output[output.index("not ready after 1") :]
     for told in ("Deployment jhub/hub: 0 of 1 pods", "FailedScheduling"):
