@@ -66,7 +66,7 @@ e2e-deploy: venv ## bad input, and a deployment from nothing, which is saved
 	pytest -x tests/e2e/test_[01]_*.py
 	@$(LAB) down
 
-# They do not disturb each other, so `make --jobs` runs several. The lab of one that has failed stays, to be looked at.
+# They do not disturb each other: on more cores `make --jobs` runs several. The lab of one that has failed stays, to be looked at.
 $(PARTS): e2e-%: e2e-deploy
 	@$(BEGINS)
 	export GPUHUB_LAB_NAME=$(GPUHUB_LAB_NAME)-$* GPUHUB_LAB_FROM=$(GPUHUB_LAB_NAME); \
@@ -88,8 +88,10 @@ molecule: deployed ## a scenario for each role on the deployed lab; SCENARIO=cal
 bench: deployed ## ratios against references that run beside them; fails where a goal is missed
 	@missed=0; for bench in tests/bench/bench_*.py; do PYTHONPATH=tests python $$bench || missed=1; done; exit $$missed
 
-test: ## everything that CI runs, two at a time; what begins is said at once, what it printed when it has ended
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target e2e-deploy lint sanity unit lab-test e2e molecule-drawn 3>&1
+# Two labs at once keep two cores so busy that each takes twice as long: beside the deployment there is room, later not.
+test: ## everything that CI runs; in its first part what begins is said at once, what it printed when it has ended
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target e2e-deploy lint sanity unit lab-test 3>&1
+	@$(MAKE) --no-print-directory --assume-old=e2e-deploy e2e molecule-drawn
 
 soak: export GPUHUB_SOAK = 1
 soak: e2e molecule ## the full figures: every fault, every task cut off, every scenario; hours, docs/testing.md has parts
