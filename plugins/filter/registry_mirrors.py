@@ -11,17 +11,10 @@ from ..module_utils.registry_mirrors import RegistryMirrorsError
 from ..module_utils.registry_mirrors import registry_mirrors as render
 
 
-def registry_mirrors(
-    upstreams: Iterable[str],
-    registry: str,
-    ca: str,
-    username: str = "",
-    password: str = "",
-    images: Iterable[str] = (),
-) -> dict[str, str]:
-    """Upstream -> text of its hosts.toml."""
+def registry_mirrors(upstreams: Iterable[str], *arguments: Any, **options: Any) -> dict[str, str]:
+    """Upstream -> text of its hosts.toml; arguments as of the function in module_utils."""
     try:
-        return render(upstreams, registry, ca, username, password, images)
+        return render(upstreams, *arguments, **options)
     except RegistryMirrorsError as error:
         raise AnsibleFilterError(f"registry_mirrors: {error}") from error
 
