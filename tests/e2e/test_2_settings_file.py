@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -17,10 +16,9 @@ IGNORE = ("-e", json.dumps({"gpuhub_env_ignore": UNBUILT}))
 
 
 @pytest.fixture(scope="module")
-def from_file(deployment: Deployment) -> Iterator[Play]:
-    """A deployment with the file's settings; afterwards the lab is as before."""
-    yield deployment.play(*FILE, *IGNORE)
-    deployment.load("deployed")
+def from_file(deployment: Deployment) -> Play:
+    """A deployment with the file's settings."""
+    return deployment.play(*FILE, *IGNORE)
 
 
 def test_what_does_not_exist_yet_stops_before_any_host_is_connected_to(deployment):

@@ -132,7 +132,6 @@ def cut_off(deployment: Deployment, cut: Cut, story: Path, settings: tuple[str, 
 @pytest.fixture(scope="module")
 def undisturbed(deployment: Deployment) -> dict[str, str]:
     """The state that test_1_deploy.py has saved."""
-    deployment.load("deployed")
     return settled(deployment)
 
 

@@ -218,8 +218,6 @@ LOOKS = {
 @pytest.fixture(scope="module")
 def runs(deployment: Deployment, tmp_path_factory) -> Iterator[Runs]:
     """Two drawn failures, in a soak all, then success, watched; a worker is invited again."""
-    deployment.load("deployed")
-    wait_for("everything runs", deployment.works, 180)
     runs = Runs(deployment, tmp_path_factory.mktemp("secrets"))
     runs.plant()
     deployment.on(HEAD, f"/snap/bin/microk8s remove-node {WORKERS[1]} --force")
@@ -234,7 +232,6 @@ def runs(deployment: Deployment, tmp_path_factory) -> Iterator[Runs]:
     yield runs
     runs.watch.over.set()
     runs.watch.join()
-    deployment.load("deployed")
 
 
 def test_runs_failed_where_they_should_and_then_succeeded(runs):
@@ -270,7 +267,7 @@ def test_who_waits_sees_for_what_and_a_time_out_says_why(runs):
 
 
 def test_each_look_finds_what_is_planted_for_it(runs, deployment):
-    """The control. It leaves its leaks behind: the lab goes back to a state without them."""
+    """The control. It comes last, as it leaves its leaks behind."""
     name, secret = "registry password", runs.secrets["registry password"]
     encoded = base64.b64encode(f"robot:{secret}".encode()).decode()
     leak = {"ansible.builtin.set_fact": {"leak": secret, "cacheable": True}}

@@ -81,10 +81,9 @@ def state(deployment: Deployment) -> str:
 
 
 @pytest.fixture(scope="module")
-def published(deployment) -> Iterator[Play]:
-    """HTTPS with a certificate of the deployment's own authority; taken away again after the module."""
-    yield deployment.play(*ON)
-    assert deployment.role("nginx", "uninstall").code == 0
+def published(deployment) -> Play:
+    """HTTPS with a certificate of the deployment's own authority."""
+    return deployment.play(*ON)
 
 
 @pytest.fixture(scope="module")
