@@ -85,7 +85,7 @@ molecule: deployed ## a scenario for each role on the deployed lab; SCENARIO=cal
 	@$(LAB) load deployed
 
 bench: deployed ## ratios against references that run beside them; fails where a goal is missed
-	@missed=0; for bench in tests/bench/bench_*.py; do PYTHONPATH=tests python $$bench || missed=1; done; exit $$missed
+	@missed=0; for bench in tests/bench/bench_*.py; do PYTHONPATH=tests:collections python $$bench || missed=1; done; exit $$missed
 
 test: ## everything that CI runs; what runs beside the labs says at once that it begins, and at its end what it printed
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target labs lint sanity unit lab-test 3>&1

@@ -13,8 +13,9 @@ def report(name: str, ours: float, reference: float, goal: float) -> NoReturn:
     `ours` and `reference` have one unit, which `name` states; less is better.
     """
     ratio = reference / ours
-    line = {"name": name, "ours": round(ours, 2), "reference": round(reference, 2), "ratio": round(ratio, 2)}
-    print(json.dumps({**line, "goal": goal}), flush=True)
+    figures = {"ours": ours, "reference": reference, "ratio": ratio}
+    rounded = {key: float(f"{figure:.3g}") for key, figure in figures.items()}
+    print(json.dumps({"name": name, **rounded, "goal": goal}), flush=True)
     raise SystemExit(0 if ratio >= goal else 1)
 
 

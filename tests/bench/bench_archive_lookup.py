@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A second look at a hand-made archive of 20 GB against one that remembers nothing.
 
 Prints one JSON line. GPUHUB_BENCH_GB sets the size. The archive is a sparse file: it takes no room, but is read and
@@ -10,20 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import tarfile
 import tempfile
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "collections"))
-
 from ansible_collections.gpuhub.platform.plugins.module_utils import bundle
 from ansible_collections.gpuhub.platform.plugins.module_utils.image_archive import Archives
 from ansible_collections.gpuhub.platform.plugins.module_utils.verified_files import VerifiedFiles
+from bench import report
 
-GOAL = 50
 LAYERS = 10
 REFERENCE = "docker.io/myorg/pytorch-jhub:24.10"
 
@@ -90,8 +85,7 @@ def main() -> None:
         look(folder, cache)
         ours = min(look(folder, cache) for _ in range(3))
         reference = look(folder, None)
-    line = {"ours": round(ours, 4), "reference": round(reference, 2), "ratio": round(reference / ours), "goal": GOAL}
-    print(json.dumps({"name": "second look at a hand-made archive", **line}))
+    report("second look at a hand-made archive (s), against one that remembers nothing", ours, reference, goal=50)
 
 
 if __name__ == "__main__":
