@@ -262,7 +262,8 @@ def _fetch_wheels(requirements: Path, folder: Path) -> None:
     wheels.download([*wanted, PIP], house, *wheels.for_interpreter(PYTHON))
     downloaded = set(house.iterdir())
     for source in (file for file in downloaded if file.suffix != ".whl"):
-        wheels.pip("wheel", "--quiet", "--no-deps", "--wheel-dir", house, source)
+        # A pip before 23.1 would want the package `wheel` here, which no environment has by itself.
+        wheels.pip("wheel", "--quiet", "--use-pep517", "--no-deps", "--wheel-dir", house, source)
         source.unlink()
     for built in set(house.iterdir()) - downloaded:
         if not built.name.endswith("-none-any.whl"):
