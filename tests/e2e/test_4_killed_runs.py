@@ -46,7 +46,7 @@ HARMS = [
         for host in [HEAD, *WORKERS]
         for command in [("run", "ip", "link", "set", host)]
     ),
-    Harm("the disks are full", ("exec", HEAD, "sh", "-c", FILL), ("exec", HEAD, "rm", "/var/filled")),
+    Harm("the disks are full", ("exec", HEAD, "sh", "-c", FILL), ("exec", HEAD, "rm", "-f", "/var/filled")),
 ]
 
 
