@@ -24,7 +24,9 @@ PART, PARTS = (int(number) for number in os.environ.get("GPUHUB_SOAK_PART", "1/1
 CHANGING = range(36, 104)
 # Seconds that a run may go on after a host, a cable or a disk has failed it.
 PATIENCE = 12
-KILLED, FAILED, UNREACHABLE = -9, 2, 4
+FAILED, UNREACHABLE = 2, 4
+# By the lab's command, which is killed soon after Ansible or still comes to tell that it was.
+KILLED = {-9, 128 + 9}
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,9 @@ def cut_off(deployment: Deployment, cut: Cut, story: Path, settings: tuple[str, 
     if reached and cut.harm.undoes:
         deployment.lab(*cut.harm.undoes)
     # Nothing but its own cut may stop a run: what earlier ones left behind is in nobody's way.
-    expected = {KILLED} if reached else {0}
+    expected = KILLED if reached else {0}
     if reached and cut.harm is not NONE:
-        expected |= {FAILED, UNREACHABLE}
+        expected = expected | {FAILED, UNREACHABLE}
     assert play.code in expected | ({0} if SOAK else set()), f"{cut}: {play.code}: {play.output[-6000:]}"
     return reached
 
