@@ -65,17 +65,19 @@ e2e-deploy: venv ## bad input, and a deployment from nothing, which is saved
 	pytest -x tests/e2e/test_[01]_*.py
 	@$(LAB) down
 
-# They do not disturb each other: on more cores `make --jobs` runs several. The lab of one that has failed stays, to be looked at.
+# Each on a lab of its own, so that more cores run several (`make --jobs=4 e2e`); with SHARE_LAB one after the other on
+# the lab that was deployed, which has nothing to copy. The lab of a part that has failed stays, to be looked at.
+PART_LAB = $(GPUHUB_LAB_NAME)$(if $(SHARE_LAB),,-$(1))
+CLEAN_UP = $(if $(SHARE_LAB),,; $(LAB) clean)
 $(PARTS): e2e-%: e2e-deploy
 	@$(BEGINS)
-	export GPUHUB_LAB_NAME=$(GPUHUB_LAB_NAME)-$* GPUHUB_LAB_FROM=$(GPUHUB_LAB_NAME); \
-	pytest -x tests/e2e/test_$*_*.py; $(LAB) clean
+	export GPUHUB_LAB_NAME=$(call PART_LAB,$*) GPUHUB_LAB_FROM=$(GPUHUB_LAB_NAME); pytest -x tests/e2e/test_$*_*.py$(CLEAN_UP)
 
 molecule-drawn: e2e-deploy
 	@$(BEGINS)
 	scenario=$(or $(SCENARIO),$$(ls roles | shuf --head-count=1)); echo "make molecule-drawn SCENARIO=$$scenario"; \
-	export GPUHUB_LAB_NAME=$(GPUHUB_LAB_NAME)-m; \
-	$(LAB) load deployed --from $(GPUHUB_LAB_NAME); $(LAB) run molecule test -s $$scenario; $(LAB) clean
+	export GPUHUB_LAB_NAME=$(call PART_LAB,m); \
+	$(LAB) load deployed $(if $(SHARE_LAB),,--from $(GPUHUB_LAB_NAME)); $(LAB) run molecule test -s $$scenario$(CLEAN_UP)
 
 deployed: lab
 	@$(LAB) load deployed 2>/dev/null || { $(PLAY) playbooks/site.yml && $(LAB) save deployed; }
@@ -94,7 +96,7 @@ test: ## everything that CI runs; what runs beside the labs says at once that it
 labs: export MAKEFLAGS := $(filter-out -j% --jobserver% -O%,$(MAKEFLAGS))
 labs:
 	@$(MAKE) e2e-deploy
-	@$(MAKE) --assume-old=e2e-deploy e2e molecule-drawn
+	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 e2e molecule-drawn
 
 soak: export GPUHUB_SOAK = 1
 soak: e2e molecule ## the full figures: every fault, every task cut off, every scenario; hours, docs/testing.md has parts
