@@ -69,20 +69,18 @@ def run_cell(page: Page, code: str, index: int = 0) -> str:
     expect(editor).to_have_text(code)
     output = cell.locator(".jp-OutputArea-output pre")
 
-    pressed = 0.0
-
     def ran() -> bool:
-        # JupyterLab forgets what is run in the moment in which it connects to the kernel (no number, no asterisk), or
-        # waits for ever for the answer.
-        nonlocal pressed
-        forgotten = cell.locator(".jp-InputPrompt").first.inner_text().strip() == "[ ]:"
-        if not output.count() and (forgotten or time.monotonic() - pressed > 15):
+        # JupyterLab forgets what is run in the moment in which it connects to the kernel: no number, no asterisk.
+        if cell.locator(".jp-InputPrompt").first.inner_text().strip() == "[ ]:":
             editor.press("Shift+Enter")
-            pressed = time.monotonic()
         return output.count() > 0
 
-    wait_for("the cell's output", ran, 90)
-    return output.first.inner_text().strip()
+    try:
+        wait_for("the cell's output", ran, 60)
+    except AssertionError:
+        page.screenshot(path=OUTPUT / "cell-without-output.png")
+        raise
+    return output.inner_text().strip()
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,12 @@ def test_the_hub_answers(from_nothing, deployment):
     assert "version" in json.loads(body)
 
 
+def test_second_run_changes_nothing(from_nothing, deployment):
+    again = deployment.play()
+    assert again.code == 0, again.output[-6000:]
+    assert again.changed == 0, again.changed_tasks()
+
+
 def test_all_hosts_restart_and_the_hub_is_there_again(from_nothing, deployment):
     """To save a state is to shut all hosts down in order and to start them again."""
     deployment.lab("save", "deployed")

@@ -245,7 +245,7 @@ def rounds() -> list[list[Fault]]:
 
 @pytest.fixture(scope="module", params=rounds(), ids=lambda _: f"seed-{SEED}")
 def story(deployment, request) -> dict[str, Any]:
-    """Break one thing of each role, look with --check --diff, repair."""
+    """Break one thing of each role, look with --check --diff, repair, run again."""
     faults = request.param
     print(f"seed {SEED}: {'; '.join(fault.name for fault in faults)}")
     before = digest(deployment)
@@ -272,6 +272,7 @@ def story(deployment, request) -> dict[str, Any]:
         "repaired_by_looking": repaired_by_looking,
         "repaired": repaired,
         "after": after,
+        "again": deployment.play(),
     }
 
 
@@ -296,6 +297,11 @@ def test_nothing_else_is_touched(story):
     before, after = story["before"], story["after"]
     different = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     assert different == []
+
+
+def test_then_nothing_is_left_to_do(story):
+    assert story["again"].code == 0, story["again"].output[-6000:]
+    assert story["again"].changed == 0, story["again"].changed_tasks()
 
 
 def test_an_image_deleted_on_a_worker_is_there_for_the_next_pod(deployment):

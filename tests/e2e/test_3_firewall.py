@@ -157,8 +157,8 @@ def test_the_play_opens_the_firewalls_and_changes_nothing_else(opened):
         assert line in opened.output, f"the summary does not say '{line}'"
 
 
-def test_a_second_run_changes_nothing(opened, deployment, role):
-    again = deployment.play(*named(NAMED), playbook=role)
+def test_a_second_run_changes_nothing(opened, deployment):
+    again = deployment.play(*named(NAMED))
     assert again.code == 0, again.output[-6000:]
     assert again.changed == 0, again.changed_tasks()
 

@@ -157,6 +157,12 @@ def test_the_next_run_ends_in_the_state_of_an_undisturbed_one(story, undisturbed
     assert differences(undisturbed, story.outline) == []
 
 
+def test_then_nothing_is_left_to_do(story, deployment):
+    again = deployment.play()
+    assert again.code == 0, again.output[-6000:]
+    assert again.changed == 0, again.changed_tasks()
+
+
 def test_the_comparison_sees_small_differences(story, deployment):
     """The control: a mode, a line, a file too many and a label."""
     label = "/snap/bin/microk8s kubectl -n jhub label configmap gpuhub-core"

@@ -145,7 +145,8 @@ def with_mine(deployment: Deployment, folder: Path) -> Iterator[Play]:
     add_layer(plain, folder / "jhub_24.10_3.tar.gz", {"etc/made-by-hand": b"by hand\n"})
     plain.unlink()
     yield deployment.play(*settings(folder))
-    deployment.load("deployed")
+    back = deployment.play()
+    assert back.code == 0, back.output[-6000:]
 
 
 def settings(folder: Path) -> tuple[str, ...]:
