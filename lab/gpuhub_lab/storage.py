@@ -40,7 +40,8 @@ class Storage:
         state, image = self.instance.state, self.instance.image
         state.mkdir(parents=True, exist_ok=True)
         if self.has_btrfs() and not os.path.ismount(state):
-            if not image.exists():
+            new = not image.exists()
+            if new:
                 partial = image.with_suffix(".partial")
                 with partial.open("wb") as file:
                     # Sparse; not larger than the disk below, whose end the file system above would not survive.
@@ -49,6 +50,10 @@ class Storage:
                 partial.rename(image)
             # nobarrier: a lab need not survive a power cut, and its data bases wait for every flush otherwise.
             sh("mount", "-t", "btrfs", "-o", "loop,noatime,discard=async,compress=no,nobarrier", image, state)
+            if new:
+                # A new one has 8 MiB for metadata. Moved, they get the room of a whole chunk: so files can still be
+                # removed from a disk that was filled to its end before another chunk was asked for.
+                sh("btrfs", "--quiet", "balance", "start", "--force", "-m", state)
         self.saves.mkdir(exist_ok=True)
         replaced = state / "live.old"
         if replaced.is_dir() and not self.live.is_dir():
