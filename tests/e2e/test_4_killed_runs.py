@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import HEAD, LAB, REPOSITORY, WORKERS, Deployment, Play, wait_for
@@ -81,13 +82,13 @@ def cuts(generator: random.Random) -> Iterator[Cut]:
 # The state that a chain starts from, and the settings of its runs. The last run has none: what others have changed of
 # the nodes' files, of the cluster's and of the hub's is changed back.
 CHAINS = {
-    "bare": (),
-    "deployed": (
-        "-e", "microk8s_extra_sans=['hub.example']",
-        "-e", '{"gpuhub_dns_servers": ["10.77.0.1", "10.77.0.2"]}',
-        "-e", "jupyterhub_native_minimum_password_length=13",
-    ),
-}  # fmt: skip
+    "bare": {},
+    "deployed": {
+        "microk8s_extra_sans": ["hub.example"],
+        "gpuhub_dns_servers": ["10.77.0.1", "10.77.0.2"],
+        "jupyterhub_native_minimum_password_length": 13,
+    },
+}
 
 
 def settled(deployment: Deployment) -> dict[str, str]:
@@ -105,7 +106,7 @@ class Story:
     outline: dict[str, str]
 
 
-def cut_off(deployment: Deployment, cut: Cut, story: Path, settings: tuple[str, ...]) -> bool:
+def cut_off(deployment: Deployment, cut: Cut, story: Path, settings: dict[str, Any]) -> bool:
     """Run until the cut and make good its harm; False if the run has come to its end before."""
     interruption = {
         "story": str(story),
@@ -115,7 +116,8 @@ def cut_off(deployment: Deployment, cut: Cut, story: Path, settings: tuple[str, 
         "patience": PATIENCE,
     }
     play = deployment.play(
-        *settings,
+        "-e",
+        json.dumps(settings),
         ANSIBLE_CALLBACK_PLUGINS=str(REPOSITORY / "tests/callback"),
         ANSIBLE_CALLBACKS_ENABLED="gpuhub.platform.progress,interrupt",
         GPUHUB_INTERRUPT=json.dumps(interruption),
