@@ -61,6 +61,19 @@ def pods_of(workload: Object, pods: Iterable[Object]) -> list[Object]:
     ]
 
 
+def stands_still(workload: Object, pods: Iterable[Object]) -> bool:
+    """Whether a Deployment with the strategy Recreate has no pods but finished ones, such as one that was evicted.
+
+    Its controller makes the new pod when the last of the old ones is deleted, and counts those that are only kept to be
+    looked at (deletePod in pkg/controller/deployment/deployment_controller.go of Kubernetes 1.34): it would look again
+    after progressDeadlineSeconds, ten minutes.
+    """
+    strategy = ((workload.get("spec") or {}).get("strategy") or {}).get("type")
+    found = pods_of(workload, pods)
+    phases = {(pod.get("status") or {}).get("phase") for pod in found}
+    return strategy == "Recreate" and bool(found) and phases <= {"Failed", "Succeeded"}
+
+
 def pod_is_ready(pod: Object) -> bool:
     """Whether a pod is Ready."""
     conditions = (pod.get("status") or {}).get("conditions") or []

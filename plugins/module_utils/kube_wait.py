@@ -70,6 +70,7 @@ class Wait:
             seconds = round(waited + here, 1)
             if not missing:
                 return Outcome(seconds, [], "")
+            self._clear_the_way()
             if seconds > timeout:
                 raise NotReadyError(seconds, missing, self.explanation())
             if slice_seconds and here > slice_seconds:
@@ -110,6 +111,22 @@ class Wait:
                 lines.append(f"{workload['kind']} {workload['namespace']}/{workload['name']}: {problem}")
                 self._late.append(live or item)
         return lines
+
+    def _clear_the_way(self) -> None:
+        """Delete finished pods that a Deployment waits for in vain; their events stay."""
+        try:
+            cluster = self._connected()
+            for workload in self._late:
+                if (workload.get("status") or {}).get("replicas"):
+                    continue
+                namespace = workload["metadata"]["namespace"]
+                pods = rollout.pods_of(workload, cluster.list("v1", "Pod", namespace=namespace))
+                if rollout.stands_still(workload, pods):
+                    for pod in pods:
+                        cluster.delete(pod)
+        except Exception:
+            # Whatever it is, the next look tells.
+            return
 
     def pods(self) -> list[str]:
         """Return the state and last event of each pod of what is late; where there is no pod, the last warning."""

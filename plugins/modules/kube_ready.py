@@ -11,6 +11,8 @@ description:
   - While it waits it shows every few seconds what is missing, the state of the pods concerned and their last event.
   - When the time is over it fails with the same, the last warnings, and the last lines of the logs of containers that
     fail. What looks like a secret, and every value of the Secrets of the namespace, is hidden in them.
+  - A Deployment that is made anew (C(strategy) C(Recreate)) and has none but finished pods, evicted ones for example,
+    would wait for them for ten minutes; they are deleted.
 version_added: 0.1.0
 author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:

@@ -8,15 +8,30 @@ import re
 
 import pytest
 import yaml
-from harness import Deployment, Play
+from harness import Deployment, Play, wait_for
 
 FILE = ("-e", "gpuhub_env_file=tests/e2e/data/jhub.env")
 UNBUILT = ["USE_GPU_OPERATOR", "ENABLE_IB", "ENABLE_USAGE_LIMIT_ENFORCER", "ENABLE_IDLE_CULLER"]
 IGNORE = ("-e", json.dumps({"gpuhub_env_ignore": UNBUILT}))
 
 
+def hubs(deployment: Deployment) -> list[str]:
+    """Names of the hub's pods, finished ones too."""
+    return [pod["metadata"]["name"] for pod in deployment.objects("pods", "-n", "jhub", "-l", "component=hub")]
+
+
 @pytest.fixture(scope="module")
-def from_file(deployment: Deployment) -> Play:
+def evicted(deployment: Deployment) -> str:
+    """A pod of the hub that its node has ended, as it does where a disk is full. Another took its place; it stays."""
+    (name,) = hubs(deployment)
+    status = json.dumps({"status": {"phase": "Failed", "reason": "Evicted"}})
+    deployment.kubectl("-n", "jhub", "patch", f"pod/{name}", "--subresource=status", "--type=merge", "-p", status)
+    wait_for("another pod of the hub", lambda: len(hubs(deployment)) == 2 and deployment.works())
+    return name
+
+
+@pytest.fixture(scope="module")
+def from_file(deployment: Deployment, evicted: str) -> Play:
     """A deployment with the file's settings."""
     return deployment.play(*FILE, *IGNORE)
 
@@ -32,6 +47,11 @@ def test_deploys(from_file):
     assert from_file.code == 0, from_file.output[-6000:]
     assert from_file.changed > 0
     assert "AUTH_MODE=native lets everybody in" in from_file.output
+
+
+def test_a_pod_that_was_evicted_is_in_nobodys_way(from_file, deployment, evicted):
+    """The hub's Deployment would wait ten minutes for it."""
+    assert evicted not in hubs(deployment)
 
 
 def test_what_the_file_says_is_deployed(from_file, deployment):
