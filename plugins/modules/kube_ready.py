@@ -18,6 +18,9 @@ author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
   - gpuhub.platform.attributes.read_only
   - gpuhub.platform.kube
+attributes:
+  check_mode:
+    description: Looks once, waits for nothing and deletes nothing.
 options:
   workloads:
     description: Workloads whose roll-out is awaited.
