@@ -164,8 +164,22 @@ def site(deployment: Deployment, proxy: Proxy, tmp_path_factory) -> Iterator[Sit
             running.terminate()
 
 
+def hubs(deployment: Deployment) -> list[str]:
+    """Names of the hub's pods, finished ones too."""
+    return [pod["metadata"]["name"] for pod in deployment.objects("pods", "-n", "jhub", "-l", "component=hub")]
+
+
 @pytest.fixture(scope="module")
-def moved(site: Site, deployment: Deployment) -> Play:
+def ended(before: dict[str, str], deployment: Deployment) -> str:
+    """A pod of the hub that its node has ended, as it does where a disk is full. Another took its place; it stays."""
+    (name,) = hubs(deployment)
+    deployment.kubectl("-n", "jhub", "patch", f"pod/{name}", "-p", '{"spec": {"activeDeadlineSeconds": 1}}')
+    wait_for("another pod of the hub", lambda: len(hubs(deployment)) == 2 and deployment.works())
+    return name
+
+
+@pytest.fixture(scope="module")
+def moved(site: Site, ended: str, deployment: Deployment) -> Play:
     """The deployed platform is told of the registry."""
     return deployment.play("--diff", "-v", "-e", f"@{site.settings}")
 
@@ -297,9 +311,11 @@ def test_what_is_outside_is_asked_of_the_proxy(proxied, proxy, deployment):
     assert {request["target"] for request in proxy.requests()} == outside
 
 
-def test_without_the_settings_everything_is_as_before(proxied, site, proxy, before, deployment):
+def test_without_the_settings_everything_is_as_before(proxied, site, proxy, before, ended, deployment):
     site.back.append(deployment.play("--diff"))
     assert site.back[0].code == 0, site.back[0].output[-6000:]
+    # The hub's Deployment, as it was before, would wait ten minutes for the pod of that time that has ended.
+    assert ended not in hubs(deployment)
     for password in (proxy.password, proxy.quoted):
         assert password not in site.back[0].output
     assert traces(deployment) == before
