@@ -61,17 +61,20 @@ def pods_of(workload: Object, pods: Iterable[Object]) -> list[Object]:
     ]
 
 
-def stands_still(workload: Object, pods: Iterable[Object]) -> bool:
-    """Whether a Deployment with the strategy Recreate has no pods but finished ones, such as one that was evicted.
+def waits_for_its_last_pod(workload: Object) -> bool:
+    """Whether a Deployment with the strategy Recreate has no pods left, or none but finished ones.
 
     Its controller makes the new pod when the last of the old ones is deleted, and counts those that are only kept to be
     looked at (deletePod in pkg/controller/deployment/deployment_controller.go of Kubernetes 1.34): it would look again
     after progressDeadlineSeconds, ten minutes.
     """
     strategy = ((workload.get("spec") or {}).get("strategy") or {}).get("type")
-    found = pods_of(workload, pods)
-    phases = {(pod.get("status") or {}).get("phase") for pod in found}
-    return strategy == "Recreate" and bool(found) and phases <= {"Failed", "Succeeded"}
+    return strategy == "Recreate" and not (workload.get("status") or {}).get("replicas")
+
+
+def pod_has_finished(pod: Object) -> bool:
+    """Whether a pod runs no more and never will, such as one that was evicted."""
+    return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
 
 
 def pod_is_ready(pod: Object) -> bool:

@@ -116,12 +116,10 @@ class Wait:
         """Delete finished pods that a Deployment waits for in vain; their events stay."""
         try:
             cluster = self._connected()
-            for workload in self._late:
-                if (workload.get("status") or {}).get("replicas"):
-                    continue
+            for workload in filter(rollout.waits_for_its_last_pod, self._late):
                 namespace = workload["metadata"]["namespace"]
                 pods = rollout.pods_of(workload, cluster.list("v1", "Pod", namespace=namespace))
-                if rollout.stands_still(workload, pods):
+                if all(map(rollout.pod_has_finished, pods)):
                     for pod in pods:
                         cluster.delete(pod)
         except Exception:
