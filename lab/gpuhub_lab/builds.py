@@ -8,7 +8,7 @@ from pathlib import Path
 from .process import LabError
 
 # In the order in which they can be built: each may use the ones before it. A module of this package has `build()`.
-NAMES = ("kube", "template", "snaps", "images", "wheels", "debs", "chart", "bundle")
+NAMES = ("kube", "gpus", "template", "snaps", "images", "wheels", "debs", "chart", "bundle")
 
 
 def build(name: str) -> Path:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from . import builds, packages
+from . import builds, gpus, packages
 from .instance import MAX_WORKERS, Instance
 from .lifecycle import DEFAULT_WORKERS, Lab, leave_run
 from .process import LabError
@@ -24,6 +24,13 @@ def _workers(text: str) -> int:
     if not 0 <= value <= MAX_WORKERS:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and {MAX_WORKERS}")
     return value
+
+
+def _gpus(text: str) -> tuple[str, gpus.Gpus]:
+    try:
+        return gpus.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +53,15 @@ def _parser() -> argparse.ArgumentParser:
         type=_workers,
         metavar="N",
         help=f"how many beside the head (default: as many as there were, at first {DEFAULT_WORKERS})",
+    )
+    up.add_argument(
+        "--gpus",
+        type=_gpus,
+        action="append",
+        default=[],
+        metavar="HOST=COUNTxPRODUCT",
+        help=f"which GPUs a host has from its next start on: 4xH100, 0 for none; of {', '.join(gpus.PRODUCTS)} "
+        "(default: none on the head, 8 on each worker, of these in turn)",
     )
     command("down", "shut all hosts down and remove the network; what they wrote is kept")
     status = command("status", "show hosts, saves and what is published")
@@ -78,7 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         "lookups: time, source, name, type. packets: source, destination, protocol, port, packets.",
     )
     attempts.add_argument("--reset", action="store_true", help="begin to count anew after printing")
-    publish = command("publish", "make the head's port 30080 this machine's 127.0.0.1:30080", "Until `down`.")
+    publish = command(
+        "publish",
+        "make ports of the head this machine's",
+        "30080, JupyterHub, and 29781, the usage portal; until `down`.",
+    )
     publish.add_argument("--stop", action="store_true", help="end it")
     command("clean", "remove the lab with all it wrote and saved", "Artefacts in the cache stay.")
     return parser
@@ -107,7 +127,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         command = command[1:]
     match options.command:
         case "up":
-            lab.up(options.workers)
+            lab.up(options.workers, dict(options.gpus))
         case "down":
             lab.down()
         case "status":

@@ -6,6 +6,7 @@ systemd-nspawn; it starts the host again when it reboots itself and ends with it
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -17,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from . import cgroup, network
+from . import cgroup, gpus, network
 from .cache import say
 from .instance import Instance, address
 from .process import Daemon, LabError, alive, kill, sh, wait_until
@@ -74,6 +75,7 @@ class Host:
         )
         sh("mount", "-t", "overlay", f"gpuhub-lab-{self.instance.name}-{self.name}", "-o", options, self.root)
         self._identify()
+        self._equip(storage)
         network.attach(self.instance, self.name)
         self.supervisor.start("host", self.instance.name, self.name, *self._arguments(storage))
 
@@ -130,6 +132,17 @@ class Host:
             with authorized.open("a") as file:
                 file.write(key)
             authorized.chmod(0o600)
+
+    def _equip(self, storage: Storage) -> None:
+        """Tell the host which GPUs it has; they are its own as long as its machine id is."""
+        machine_id = (self.root / "etc/machine-id").read_text().strip()
+        found = gpus.describe(gpus.of(self.name, storage.facts()["gpus"]), machine_id)
+        file = self.root / gpus.FILE
+        if found is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(found, indent=2) + "\n")
 
     def _arguments(self, storage: Storage) -> list[str]:
         binds = [f"--bind={self.files}/snap:/var/snap", f"--bind={storage.shared}:/mnt/shared"]

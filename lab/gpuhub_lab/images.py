@@ -1,8 +1,9 @@
 """Artefact `images`: the container images of the lab, as one OCI layout with every blob once.
 
-Each image is built by buildah from a folder of lab/images and is an artefact of its own, so that only what changed is
-built again. What a folder holds says what its build context needs (see lab/images/README.md); all of it is downloaded
-here, outside the build: no build step uses the network, and no mirror's address can enter an image.
+Each image is built by buildah from a folder of lab/images, or of images/ where it is the platform's own, and is an
+artefact of its own, so that only what changed is built again. What a folder holds says what its build context needs
+(see lab/images/README.md); all of it is downloaded here, outside the build: no build step uses the network, and no
+mirror's address can enter an image.
 
 Layers are not compressed: the bundle stays on this machine, and containerd imports them several times faster.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import catalogue, kube, wheels
-from .cache import CACHE, LAB, artefact
+from .cache import CACHE, LAB, REPOSITORY, artefact
 from .process import LabError
 from .template import SUITE, mirror
 
@@ -41,7 +43,8 @@ WORKERS = 4
 class Image:
     """One image: built from RECIPES/`recipe`, on image `base`, with `binaries` of artefact kube in its context.
 
-    An image without a reference is only a base of others.
+    An image without a reference is only a base of others. One of the platform itself has its recipe in images/, and
+    what it needs from the repository in its context, at the same paths.
     """
 
     name: str
@@ -49,10 +52,21 @@ class Image:
     reference: str | None = None
     base: str | None = None
     binaries: tuple[str, ...] = ()
+    own: bool = False
 
     @property
     def folder(self) -> Path:
-        return RECIPES / self.recipe
+        return (REPOSITORY / "images" if self.own else RECIPES) / self.recipe
+
+    @property
+    def sources(self) -> list[Path]:
+        """What the recipe of one of our own takes from the repository, as it says itself."""
+        recipe = (self.folder / "Containerfile").read_text() if self.own else ""
+        return sorted(REPOSITORY / path for path in re.findall(r"(?:plugins|services)/[\w./]+", recipe))
+
+    def file(self, name: str) -> Path:
+        """A file of the recipe, wherever it is."""
+        return next((path for path in self.sources if path.name == name), self.folder / name)
 
 
 def inventory() -> dict[str, Image]:
@@ -64,6 +78,8 @@ def inventory() -> dict[str, Image]:
         Image("python", "python", base="debian"),
         Image("notebook", "notebook", hub["singleuser_image"], "python"),
         Image("hub", "hub", f"quay.io/jupyterhub/k8s-hub:{hub['version']}", "python"),
+        Image("usage-portal", "usage-portal", versions["usage_portal"]["image"], "python", own=True),
+        Image("postgres", "postgres", versions["postgresql"]["image"], "debian"),
         Image("proxy", "proxy", "quay.io/jupyterhub/configurable-http-proxy:5.2.0", "debian"),
         Image("calico-base", "calico-base", base="debian", binaries=("flanneld", "netpol")),
         # Named by the repository's last part: calico-cni, calico-node, calico-kube-controllers.
@@ -163,6 +179,10 @@ def _layout(image: Image, images: dict[str, Image], binaries: Path) -> Path:
     def make(folder: Path) -> None:
         with _workspace(image.name) as work:
             shutil.copytree(image.folder, work / "context")
+            for source in image.sources:
+                target = work / "context" / source.relative_to(REPOSITORY)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _copy(source, target)
             for item in [*context, *scripts]:
                 # A download is a folder whose entries belong into the context; a binary is itself one.
                 for entry in item.iterdir() if item.is_dir() else [item]:
@@ -178,6 +198,7 @@ def _layout(image: Image, images: dict[str, Image], binaries: Path) -> Path:
 
     recipe = [inspect.getsource(_layout), inspect.getsource(_buildah)]
     inputs = [*recipe, image.folder, *scripts, str(image.reference), str(base and base.name)]
+    inputs += image.sources
     # A download is named by its own inputs.
     inputs += [item if item.is_file() else item.name for item in context]
     return artefact(f"image-{image.name}", inputs, make)
@@ -192,7 +213,7 @@ def _buildah(image: Image, base: Path | None, work: Path, layout: Path) -> None:
     # A fixed time and no label of the builder: the same inputs give the same digest. The title keeps images apart
     # that would otherwise be the same one under several names.
     _run("buildah", *storage, "build", "--isolation", "chroot", "--layers=false", "--pull-never",
-         "--timestamp", "0", "--identity-label=false",
+         "--timestamp", "0", "--identity-label=false", "--build-arg", f"BASE=localhost/{image.base}",
          "--label", f"org.opencontainers.image.title={image.reference or image.name}",
          "--tag", f"localhost/{image.name}", work / "context", TMPDIR=work)  # fmt: skip
     _run("skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers", f"{named}{image.name}",
@@ -233,7 +254,7 @@ def _downloads(image: Image) -> list[Path]:
     found = []
 
     def add(kind: str, source: str, fetch: Callable[[Path, Path], None]) -> None:
-        file = image.folder / source
+        file = image.file(source)
         if file.exists():
             inputs = [file, inspect.getsource(fetch), SUITE, PYTHON, PIP]
             found.append(artefact(f"{kind}-{image.name}", inputs, lambda folder: fetch(file, folder)))
@@ -349,7 +370,8 @@ def link(source: str | Path, target: str | Path) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        shutil.copytree(source, target, symlinks=True, copy_function=link)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, target, symlinks=True, copy_function=link, ignore=ignored)
     else:
         link(source, target)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from .process import LabError
 
 GATEWAY = "10.77.0.1"
-# JupyterHub's node port on the head, which `publish` makes this machine's.
-PORT = 30080
+# Node ports on the head that `publish` makes this machine's: JupyterHub's, the usage portal's.
+PORTS = (30080, 29781)
 MAX_WORKERS = 20
 _STATE = Path("/var/lib/gpuhub-lab")
 _RUN = Path("/run/gpuhub-lab")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
-from . import catalogue
-from .cache import CACHE, LAB, artefact
-from .process import LabError
+from . import catalogue, golang
+from .cache import LAB, artefact
 
 SOURCE = LAB / "kube"
 KUBERNETES = "v1.34.4"
@@ -44,27 +40,7 @@ def _stamps() -> str:
     return " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in values.items())])
 
 
-def _compile(folder: Path) -> None:
-    if not shutil.which("go"):
-        raise LabError(f"go is not installed or not in PATH; {SOURCE / 'go.mod'} names the version that is needed")
-    go = CACHE / "go"
-    environment = {
-        **os.environ, "CGO_ENABLED": "0", "GOCACHE": str(go / "build"), "GOMODCACHE": str(go / "mod"),
-        "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false", "GOWORK": "off", "GOTOOLCHAIN": "local",
-    }  # fmt: skip
-    stamps = _stamps()
-    # One after the other: linking kubelite alone takes 2 GB, and each build uses all cores anyway.
-    for name, package in PROGRAMS.items():
-        done = subprocess.run(
-            ["go", "build", "-ldflags", stamps, "-o", str(folder / name), package],
-            cwd=SOURCE, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise LabError(f"go build of {name} ({package}) in {SOURCE} failed:\n{done.stdout[-3000:]}")
-
-
 def build() -> Path:
     """Build the artefact: minutes from nothing, seconds after a change, as Go's own caches are kept."""
-    sources = [file for file in sorted(SOURCE.rglob("*")) if file.suffix in (".go", ".mod", ".sum")]
-    inputs = [part for file in sources for part in (file.relative_to(SOURCE).as_posix(), file)]
-    return artefact("kube", [*inputs, _stamps(), repr(PROGRAMS)], _compile)
+    inputs = [*golang.inputs(SOURCE), _stamps(), repr(PROGRAMS)]
+    return artefact("kube", inputs, lambda folder: golang.build(SOURCE, PROGRAMS, folder, _stamps()))

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,13 +17,14 @@ from typing import Any
 
 from . import cgroup, network, packages, template
 from .cache import CACHE, say
+from .gpus import Gpus
 from .host import Host
-from .instance import GATEWAY, PORT, Instance, address, names
+from .instance import GATEWAY, PORTS, Instance, address, names
 from .process import Daemon, LabError, answers, join_network, kill, locked, sh, wait_until
 from .storage import Storage
 
 DEFAULT_WORKERS = 2
-_URL = f"http://127.0.0.1:{PORT}/"
+_URL = f"http://127.0.0.1:{PORTS[0]}/"
 _BOOT_SECONDS = 180
 # What `run` does before its command ($1: runtime files): the lab's resolver, and none of the labs' mounts, as a copy of
 # them in here would keep them busy for as long as the command runs.
@@ -50,10 +51,11 @@ class Lab:
 
     # Commands
 
-    def up(self, workers: int | None = None) -> None:
+    def up(self, workers: int | None = None, gpus: Mapping[str, Gpus] | None = None) -> None:
         """Bring head and `workers` workers (None: as many as there were, at first DEFAULT_WORKERS) up.
 
-        Hosts that run are left alone. Whatever an earlier, killed run left behind is cleared away first.
+        Hosts that run are left alone. Whatever an earlier, killed run left behind is cleared away first. `gpus` (host:
+        what it has from its next boot on) is remembered.
         """
         with self._locked():
             packages.ensure()
@@ -66,7 +68,9 @@ class Lab:
             if workers is None:
                 workers = DEFAULT_WORKERS if known is None else known
             if known is None or workers > known:
-                self.storage.set_workers(workers)
+                self.storage.note(workers=workers)
+            if gpus:
+                self._equip(gpus)
             self._start([Host(self.instance, name) for name in names(workers)])
 
     def down(self) -> None:
@@ -112,15 +116,16 @@ class Lab:
             self._start(self._hosts())
 
     def publish(self, stop: bool) -> str | None:
-        """Pass this machine's 127.0.0.1:30080 on to the head's; the URL, None once stopped."""
+        """Pass PORTS of this machine's loopback on to the head's; JupyterHub's URL, None once stopped."""
         with self._locked():
             if stop:
                 self.publisher.stop()
                 return None
             self._need_network()
             if self.publisher.pid() is None:
-                _refuse_taken_port()
-                self.publisher.start("publish", self.instance.switch, address("head"), str(PORT))
+                for port in PORTS:
+                    _refuse_taken_port(port)
+                self.publisher.start("publish", self.instance.switch, address("head"), *map(str, PORTS))
             return _URL
 
     def clean(self) -> None:
@@ -224,6 +229,12 @@ class Lab:
     def _need_network(self) -> None:
         if not network.switch_is_up(self.instance):
             raise LabError(f"the lab {self.instance.name} is down; bring it up by `lab up`")
+
+    def _equip(self, gpus: Mapping[str, Gpus]) -> None:
+        self.storage.note(gpus={**self.storage.facts()["gpus"], **{host: str(found) for host, found in gpus.items()}})
+        for name in gpus:
+            if Host(self.instance, name).runs():
+                say(f"{name} runs: it has these GPUs from its next `lab start`, after `lab kill` or `lab down`")
 
     def _start(self, hosts: Iterable[Host]) -> None:
         """Start network, sink and those hosts that do not run, and wait until ssh answers on all."""
@@ -332,14 +343,14 @@ class Lab:
         (self.instance.run / "known_hosts").write_text("".join(lines))
 
 
-def _refuse_taken_port() -> None:
+def _refuse_taken_port(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", PORT))
+            probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise LabError(
-                f"127.0.0.1:{PORT} cannot be had on this machine: {error.strerror}. "
+                f"127.0.0.1:{port} cannot be had on this machine: {error.strerror}. "
                 f"If another lab is published, end that by its `lab publish --stop`"
             ) from error
 

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from . import golang
 from .cache import say
 from .process import LabError
 
@@ -23,8 +24,6 @@ PACKAGES = (
 )  # fmt: skip
 # Commands that may come from elsewhere than Debian, and the package that brings each where none does.
 COMMANDS = {"npm": "npm"}
-# Where Go's own archive puts its commands. Shells that nobody has logged in to do not look there.
-GO = "/usr/local/go/bin"
 
 
 def ensure() -> None:
@@ -37,9 +36,7 @@ def ensure() -> None:
     present = {line.split()[0] for line in asked.stdout.splitlines() if line.endswith(" installed")}
     missing = [p for p in PACKAGES if p not in present]
     missing += [package for command, package in COMMANDS.items() if not shutil.which(command)]
-    if not shutil.which("go"):
-        os.environ["PATH"] += f":{GO}"
-    if not shutil.which("go"):
+    if not golang.command():
         raise LabError("the command go is missing: install Go 1.26 or newer, of which Debian 12 has no package")
     if not missing:
         return

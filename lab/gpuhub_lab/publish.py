@@ -1,6 +1,6 @@
-"""The head's port on this machine's loopback: connections are passed on into the lab's network.
+"""The head's ports on this machine's loopback: connections are passed on into the lab's network.
 
-Runs as `python -m gpuhub_lab.publish LOCK NAMESPACE ADDRESS PORT`.
+Runs as `python -m gpuhub_lab.publish LOCK NAMESPACE ADDRESS PORT...`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from .process import Daemon, join_network
@@ -24,7 +25,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write_eof()
 
 
-async def _serve(daemon: Daemon, namespace: str, target: str, port: int) -> None:
+async def _serve(daemon: Daemon, namespace: str, target: str, ports: list[int]) -> None:
     # A socket belongs to the namespace of the thread that made it: this one thread lives in the lab's.
     inside = ThreadPoolExecutor(1, initializer=join_network, initargs=(namespace,))
     loop = asyncio.get_running_loop()
@@ -34,7 +35,7 @@ async def _serve(daemon: Daemon, namespace: str, target: str, port: int) -> None
         made.setblocking(False)
         return made
 
-    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def client(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream = await loop.run_in_executor(inside, make)
         ends = [writer]
         try:
@@ -49,15 +50,15 @@ async def _serve(daemon: Daemon, namespace: str, target: str, port: int) -> None
                 with suppress(OSError, RuntimeError):
                     end.close()
 
-    server = await asyncio.start_server(client, "127.0.0.1", port)
+    servers = [await asyncio.start_server(partial(client, port), "127.0.0.1", port) for port in ports]
     await loop.run_in_executor(inside, make)
     daemon.hold()
-    await server.serve_forever()
+    await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
-def main(lock: str, namespace: str, target: str, port: str) -> None:
+def main(lock: str, namespace: str, target: str, *ports: str) -> None:
     """Serve until the end."""
-    asyncio.run(_serve(Daemon(Path(lock)), namespace, target, int(port)))
+    asyncio.run(_serve(Daemon(Path(lock)), namespace, target, [int(port) for port in ports]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What hosts write: kept on one btrfs file system per instance, so that saving and loading it are snapshots.
 
-Layout below `Instance.state`: `live/` and `saves/<name>/`, each with `lab.json` (template, workers), `shared/` (the
-storage that all hosts mount) and `hosts/<host>/{upper,work,snap}`.
+Layout below `Instance.state`: `live/` and `saves/<name>/`, each with `lab.json` (template, workers, gpus), `shared/`
+(the storage that all hosts mount) and `hosts/<host>/{upper,work,snap}`.
 """
 
 from __future__ import annotations
@@ -89,18 +89,19 @@ class Storage:
             partial.mkdir()
         (partial / "hosts").mkdir()
         (partial / "shared").mkdir(mode=0o755)
-        (partial / "lab.json").write_text(json.dumps({"template": str(template), "workers": None}))
+        (partial / "lab.json").write_text(json.dumps({"template": str(template), "workers": None, "gpus": {}}))
         pin(template, self.instance.name)
         partial.rename(self.live)
 
     def facts(self, folder: Path | None = None) -> dict:
-        """`template` (path) and `workers` (how many, None before the first start) of the live state or of a save."""
-        return json.loads(((folder or self.live) / "lab.json").read_text())
+        """`template` (path), `workers` (how many, None before the first start) and `gpus` (host: GPUs as text, where
+        they are not the usual ones) of the live state or of a save."""
+        return {"gpus": {}, **json.loads(((folder or self.live) / "lab.json").read_text())}
 
-    def set_workers(self, workers: int) -> None:
-        """Note how many workers there are."""
+    def note(self, **facts: object) -> None:
+        """Change some facts of the live state."""
         partial = self.live / ".lab.json"
-        partial.write_text(json.dumps({**self.facts(), "workers": workers}))
+        partial.write_text(json.dumps({**self.facts(), **facts}))
         partial.replace(self.live / "lab.json")
 
     def template(self, folder: Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""Artefact `template`: the root file system of every host, Debian 13 as a bare server has it, and the snap double."""
+"""Artefact `template`: the root file system of every host, Debian 13 as a bare server has it, and our doubles."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import gpus
 from .cache import LAB, artefact, fingerprint, say
 from .instance import GATEWAY, MAX_WORKERS, address, names
 from .process import LabError, sh
@@ -133,8 +134,8 @@ def _debian(folder: Path) -> None:
         raise LabError(f"mmdebstrap ended with {done.returncode}:\n{done.stdout[-3000:]}")
 
 
-def _fill(root: Path, debian: Path) -> None:
-    """Unpack Debian into `root` and add what makes it a host of the lab."""
+def _fill(root: Path, debian: Path, programs: Path) -> None:
+    """Unpack Debian into `root` and add what makes it a host of the lab; `programs` has that of its GPUs."""
     sh("tar", "-C", root, "--xattrs", "--xattrs-include=*", "--numeric-owner", "-xf", debian / "root.tar")
     root.chmod(0o755)
     hosts = [f"{address(host)} {host}" for host in names(MAX_WORKERS)]
@@ -161,11 +162,16 @@ def _fill(root: Path, debian: Path) -> None:
     if (SNAP_DOUBLE / "snap").is_file():
         shutil.copyfile(SNAP_DOUBLE / "snap", root / "usr/bin/snap")
         (root / "usr/bin/snap").chmod(0o755)
+    shutil.copyfile(programs / gpus.PROGRAM, root / "usr/local/bin" / gpus.PROGRAM)
+    (root / "usr/local/bin" / gpus.PROGRAM).chmod(0o755)
+    for unit in gpus.UNITS:
+        shutil.copyfile(gpus.SOURCE / unit, root / "usr/lib/systemd/system" / unit)
+    sh("systemctl", f"--root={root}", "--quiet", "enable", gpus.UNITS[0])
 
 
 def _inputs() -> list[Path | str]:
     double = [SNAP_DOUBLE] if (SNAP_DOUBLE / "snap").is_file() else []
-    return [SUITE, " ".join(PACKAGES), Path(__file__), FILES, *double]
+    return [SUITE, " ".join(PACKAGES), Path(__file__), FILES, *double, *gpus.inputs()]
 
 
 def is_newest(folder: Path) -> bool:
@@ -181,5 +187,5 @@ def debian() -> Path:
 
 def build() -> Path:
     """Build the artefact."""
-    untouched = debian()
-    return artefact("template", _inputs(), lambda folder: _fill(folder, untouched))
+    untouched, programs = debian(), gpus.build()
+    return artefact("template", _inputs(), lambda folder: _fill(folder, untouched, programs))

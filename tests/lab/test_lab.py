@@ -250,29 +250,31 @@ def test_attempts_to_get_out_are_counted() -> None:
     ]
 
 
+# A file that the head serves at each port that is published.
+PAGES = {30080: Path("/usr/share/common-licenses/GPL-3"), 29781: Path("/etc/os-release")}
+
+
+def fetch(port: int) -> str | None:
+    """What this machine's loopback answers; None where nobody does."""
+    url = f"http://127.0.0.1:{port}/{PAGES[port].name}"
+    done = subprocess.run(["curl", "-sf", url], capture_output=True, text=True)
+    return None if done.returncode == 7 else done.stdout
+
+
 def test_publish() -> None:
-    lab(
-        "exec",
-        "head",
-        "systemd-run",
-        "--unit=page",
-        "python3",
-        "-m",
-        "http.server",
-        "30080",
-        "-d",
-        "/usr/share/common-licenses",
-    )
-    wait_until(lambda: lab("exec", "head", "ss", "-Hltn", "sport", "=", "30080"))
-    fetch = ["curl", "-sf", "http://127.0.0.1:30080/GPL-3"]
-    assert subprocess.run(fetch).returncode == 7
+    for port, page in PAGES.items():
+        server = ["python3", "-m", "http.server", str(port), "-d", str(page.parent)]
+        lab("exec", "head", "systemd-run", f"--unit=page-{port}", *server)
+        wait_until(lambda port=port: lab("exec", "head", "ss", "-Hltn", "sport", "=", str(port)))
+        assert fetch(port) is None
     for _ in range(2):
         assert lab("publish") == "http://127.0.0.1:30080/\n"
-    page = subprocess.run(fetch, capture_output=True, text=True, check=True).stdout
-    assert page == lab("exec", "head", "cat", "/usr/share/common-licenses/GPL-3")
+    for port, page in PAGES.items():
+        assert fetch(port) == lab("exec", "head", "cat", str(page))
     lab("publish", "--stop")
-    assert subprocess.run(fetch).returncode == 7
-    lab("exec", "head", "systemctl", "stop", "page")
+    for port in PAGES:
+        assert fetch(port) is None
+        lab("exec", "head", "systemctl", "stop", f"page-{port}")
 
 
 def test_labs_side_by_side() -> None:

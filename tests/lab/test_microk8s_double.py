@@ -6,35 +6,21 @@ The tests are one story on one lab instance and run in the order in which they s
 from __future__ import annotations
 
 import base64
-import io
 import json
-import os
 import re
-import subprocess
-import sys
-import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 
 import pytest
 import yaml
-
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(REPOSITORY / "lab"))
-
-from gpuhub_lab import catalogue, images, snaps
+from microk8s_hosts import BUSYBOX, COMMON, DATA, Hosts, Result, archive, catalogue, snaps, wait
 
 NAME = "kubetest"
 HEAD, WORKER = "head", "worker1"
 ADDRESS = {HEAD: "10.77.0.11", WORKER: "10.77.0.12"}
-DATA = "/var/snap/microk8s/current"
-COMMON = "/var/snap/microk8s/common"
 SNAPD, CORE, MICROK8S = (snap.stem for snap in snaps.SNAPS)
-BUSYBOX = "docker.io/library/busybox:1.37.0"
 MIRROR = "http://127.0.0.1:5999"
 TOKEN = "0123456789abcdef0123456789abcdef"
 LAUNCH = {
@@ -54,28 +40,8 @@ LAUNCH = {
     "persistentClusterToken": TOKEN,
     "notAKey": 1,
 }
-
-
-class Result(str):
-    """What a command printed on both streams, its exit code as `code`."""
-
-    code: int
-
-
-def run(host: str, script: str, code: int | None = 0, stdin: bytes | None = None, timeout: float = 120) -> Result:
-    """Run a shell script on a host; `code` is the exit code it must have (None: any)."""
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "lab/lab", "exec", host, "bash", "-c", script],
-        env={**os.environ, "GPUHUB_LAB_NAME": NAME},
-        input=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=timeout,
-    )
-    result = Result(done.stdout.decode())
-    result.code = done.returncode
-    assert code is None or done.returncode == code, f"{host}: {script}: {done.returncode}\n{result}"
-    return result
+HOSTS = Hosts(NAME)
+run, lab = HOSTS.run, HOSTS.lab
 
 
 def kubectl(words: str, code: int | None = 0, stdin: bytes | None = None) -> Result:
@@ -111,60 +77,15 @@ def check(host: str, table: list[Row], row: int) -> None:
     assert text in output
 
 
-def wait(condition: Callable[[], object], what: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.3)
-
-
-def lab(*words: str) -> None:
-    subprocess.run(
-        [sys.executable, REPOSITORY / "lab/lab", *words], env={**os.environ, "GPUHUB_LAB_NAME": NAME}, check=True
-    )
-
-
-def archive(references: list[str]) -> bytes:
-    """OCI archive of some images of the lab."""
-    layout = images.build() / "oci"
-    index = json.loads((layout / "index.json").read_text())
-    index["manifests"] = [m for m in index["manifests"] if m["annotations"]["io.containerd.image.name"] in references]
-    digests = set()
-    for descriptor in index["manifests"]:
-        manifest = images.read_blob(layout, descriptor["digest"])
-        digests |= {descriptor["digest"], manifest["config"]["digest"], *(la["digest"] for la in manifest["layers"])}
-    result = io.BytesIO()
-    with tarfile.open(fileobj=result, mode="w") as tar:
-        tar.add(layout / "oci-layout", "oci-layout")
-        content = json.dumps(index).encode()
-        member = tarfile.TarInfo("index.json")
-        member.size = len(content)
-        tar.addfile(member, io.BytesIO(content))
-        for digest in sorted(digests):
-            tar.add(images.blob(layout, digest), f"blobs/{digest.replace(':', '/')}")
-    return result.getvalue()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def hosts() -> Iterator[None]:
     """Two bare hosts with the snaps and the bootstrap images on their disks."""
-    folder = snaps.build()
-    bootstrap = archive(
-        [
-            catalogue.load()["pause"]["image"],
-            *catalogue.load()["calico"]["images"],
-            catalogue.load()["coredns"]["image"],
-            BUSYBOX,
-        ]
-    )
     lab("clean")
     lab("up", "--workers", "1")
 
     def deliver(host: str) -> None:
-        run(host, f"mkdir -p /opt/snaps {COMMON}/sideload")
-        for file in folder.iterdir():
-            run(host, f"cat > /opt/snaps/{file.name}", stdin=file.read_bytes())
-        run(host, f"touch {COMMON}/sideload/.half.tar; cat > {COMMON}/sideload/bootstrap.tar", stdin=bootstrap)
+        HOSTS.deliver(host)
+        run(host, f"touch {COMMON}/sideload/.half.tar")
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(deliver, ADDRESS))
@@ -561,11 +482,8 @@ def test_pods_outlive_a_restart_of(unit: str) -> None:
 
 
 def test_worker_comes_back_after_a_reboot() -> None:
-    boot = run(WORKER, "stat -c %Y /proc/1")
     before = _started("client")
-    # The command dies with the host.
-    run(WORKER, "systemctl reboot", None)
-    wait(lambda: run(WORKER, "systemctl is-system-running; stat -c %Y /proc/1", None) not in ("", boot), "boot")
+    HOSTS.reboot(WORKER)
     wait(lambda: run(WORKER, "systemctl is-active snap.microk8s.daemon-kubelite", None).strip() == "active", "kubelite")
     wait(lambda: _ready(WORKER) and _started("client") not in ("", before), "pod after the reboot")
     wait(_reaches, "pod to pod", 60)
