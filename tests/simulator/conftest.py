@@ -1,0 +1,27 @@
+"""A PostgreSQL with the portal's tables, and the seed of this run."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+import service_imports  # noqa: F401
+from postgres import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    from simulator.__main__ import create_tables
+
+    with Cluster() as cluster:
+        create_tables(cluster)
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """GPUHUB_SEED repeats a run."""
+    seed = int(os.environ.get("GPUHUB_SEED") or random.randrange(10**6))
+    print(f"GPUHUB_SEED={seed}")
+    return seed

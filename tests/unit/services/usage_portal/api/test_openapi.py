@@ -1,0 +1,94 @@
+"""The OpenAPI says exactly what is accepted and answered: schemathesis sends what it allows, and what it forbids."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from portals import ADMIN_TOKEN
+from prometheus_client.parser import text_string_to_metric_families
+
+# Per operation and phase; `make soak` looks longer.
+EXAMPLES, LEAST_REQUESTS = (900, 100_000) if os.environ.get("GPUHUB_SOAK") else (8, 1000)
+# What is refused before it gets anywhere shows little: of each operation so much must be answered with 2xx. Of few
+# requests the share is chance.
+LEAST_GOOD = 0.1 if os.environ.get("GPUHUB_SOAK") else 0.01
+# People's login leads to the hub's, and does not know tokens; test_hub_login has it.
+LOGIN = {"GET /api/v1/auth/login", "GET /api/v1/auth/callback", "POST /api/v1/auth/logout"}
+
+
+def counted(admin) -> Iterator[tuple[str, str, int]]:
+    """Operations, statuses and how many requests were answered with them, as the portal counts."""
+    for family in text_string_to_metric_families(admin.get("/metrics").text):
+        for sample in family.samples if family.name == "usage_portal_requests" else ():
+            if sample.name.endswith("_total"):
+                labels = sample.labels
+                yield f"{labels['method']} {labels['route']}", labels["status"], int(sample.value)
+
+
+def test_schemathesis_finds_nothing(portal, ledger, admin, tmp_path):
+    ledger.node("n0", 8)
+    first = {"rates": [{"from": "2026-01-01T00:00:00Z", "currency": "EUR"}]}
+    assert admin.put("/api/v1/policy/rates", json=first).status_code == 200
+    program = Path(sys.executable).with_name("st")
+    assert program.exists() or shutil.which("st"), "pip install schemathesis"
+    command = [str(program) if program.exists() else "st", "run", f"{portal.url}/openapi.json"]
+    command += ["--header", f"Authorization: Bearer {ADMIN_TOKEN}", "--seed", "1", "--continue-on-failure"]
+    command += ["--max-examples", str(EXAMPLES), "--request-timeout", "30"]
+    before = Counter({operation[:2]: operation[2] for operation in counted(admin)})
+    hooks = {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)}
+    hooks |= {"PORTAL_URL": portal.url, "PORTAL_TOKEN": ADMIN_TOKEN}
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | hooks, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert int(re.search(r"Tested: (\d+)", done.stdout)[1]) >= 45
+    answers = Counter({operation[:2]: operation[2] for operation in counted(admin)}) - before
+    assert not [status for _, status in answers if int(status) >= 500]
+    #    assert answers.total() >= LEAST_REQUESTS
+    shares = {operation: share_of_good(operation, answers) for operation in operations(admin) - LOGIN}
+    least = min(shares.items(), key=lambda share: share[1])
+    print(f"{answers.total()} requests to {len(shares)} operations; least answers of 2xx: {least[0]} {least[1]:.2f}")
+    assert {operation: share for operation, share in shares.items() if share < LEAST_GOOD} == {}
+
+
+def operations(admin) -> set[str]:
+    """Those that the OpenAPI describes."""
+    paths = admin.get("/openapi.json").json()["paths"]
+    return {f"{method.upper()} {path}" for path, item in paths.items() for method in item}
+
+
+def share_of_good(operation: str, answers: Counter) -> float:
+    """How much of what an operation was asked was answered with 2xx."""
+    method, path = operation.split()
+    # The counter has one name for paths of existing clients and for the same below the version.
+    name = f"{method} {path.removeprefix('/api/v1')}"
+    found = {status: number for (of, status), number in answers.items() if of == name}
+    return sum(number for status, number in found.items() if status.startswith("2")) / sum(found.values())
+
+
+def test_it_has_the_operations_of_existing_clients(admin):
+    document = admin.get("/openapi.json").json()
+    assert {
+        "GET /sessions",
+        "GET /sessions/{session_id}",
+        "POST /sessions",
+        "PUT /sessions/{session_id}/end",
+        "GET /users/{username}/limits",
+    } <= operations(admin)
+    limits = document["components"]["schemas"]["UserLimits"]
+    assert list(limits["properties"]) == ["cpu_limit_cores", "memory_limit_gib", "gpu_limit", "usage"]
+    assert sorted(limits["required"]) == sorted(limits["properties"])
+    errors = {
+        content
+        for item in document["paths"].values()
+        for operation in item.values()
+        for status, answer in operation["responses"].items()
+        if int(status) >= 400
+        for content in answer["content"]
+    }
+    assert errors == {"application/problem+json"}
