@@ -1,4 +1,4 @@
-"""What the hub of gpuhub.platform does beyond JupyterHub: sign-up rules, administrators, users' folders.
+"""What the hub of gpuhub.platform does beyond JupyterHub: sign-up rules, users' folders, sizes of servers and quotas.
 
 The chart's configuration calls `setup(c, settings)` once, with what the role wrote under `custom.gpuhub`.
 """
@@ -26,11 +26,12 @@ def trust_authorities(file: str | None) -> None:
 def setup(c: Any, settings: Mapping[str, Any]) -> None:
     """Configure JupyterHub.
 
-    `settings` has `auth` (see gpuhub_hub.native.configure) and, where users have shared storage, `storage` with
-    `users_path`, the folder inside the hub's container that holds one folder for each user.
+    `settings` has `auth` (see gpuhub_hub.native.configure), `storage` where users have shared storage, with
+    `users_path`, the folder inside the hub's container that holds one folder for each user, and `portal`, `profiles`,
+    `sizes` and `homes_on_nodes` where servers have sizes (see gpuhub_hub.sizes.configure).
     Raises ValueError for an authentication mode that this version does not have, so that the hub does not start open.
     """
-    from . import native, spawner, storage
+    from . import native, sizes, spawner, storage
 
     trust_authorities(os.environ.get("SSL_CERT_FILE"))
     mode = settings["auth"]["mode"]
@@ -38,5 +39,6 @@ def setup(c: Any, settings: Mapping[str, Any]) -> None:
         raise ValueError(f"custom.gpuhub.auth.mode is '{mode}'; this hub knows: native")
     native.configure(c, settings["auth"])
     spawner.configure(c)
+    sizes.configure(c, settings)
     if settings.get("storage"):
         storage.configure(c, settings["storage"]["users_path"])

@@ -9,6 +9,8 @@ from typing import Any, Callable
 
 from gpuhub_core.usernames import slug
 
+from .texts import ENGLISH, say
+
 # A file system that hangs must not hang the hub.
 TIMEOUT_SECONDS = 20
 MODE = 0o770
@@ -17,9 +19,9 @@ MODE = 0o770
 class StorageUnavailableError(Exception):
     """A user's folder cannot be made. JupyterHub shows `jupyterhub_message` to the user."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, language: str = ENGLISH) -> None:
         super().__init__(reason)
-        self.jupyterhub_message = f"The shared storage is not available: {reason}. Please tell an administrator."
+        self.jupyterhub_message = say(language, "storage", why=reason)
 
 
 def make_user_folder(users: Path, name: str) -> Path:
@@ -49,7 +51,9 @@ def hook(users: Path) -> Callable[[Any], Awaitable[None]]:
         try:
             folder = await asyncio.wait_for(work, TIMEOUT_SECONDS)
         except asyncio.TimeoutError:
-            raise StorageUnavailableError(f"no answer within {TIMEOUT_SECONDS} s") from None
+            raise StorageUnavailableError(f"no answer within {TIMEOUT_SECONDS} s", spawner.language) from None
+        except StorageUnavailableError as error:
+            raise StorageUnavailableError(str(error), spawner.language) from error
         spawner.log.info("Shared storage of %s: %s", spawner.user.name, folder.name)
 
     return make_folder_before_start

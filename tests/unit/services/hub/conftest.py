@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 import requests
+import spawn_doubles
 from ansible_collections.gpuhub.platform.plugins.module_utils import core_archive
 from ansible_collections.gpuhub.platform.plugins.module_utils import jupyterhub_values as values
+from harness import wait_for
 
 COLLECTION = Path(__file__).parents[4]
 # Seconds; bcrypt is slow by design, and more so on a busy machine.
 TIMEOUT = 60
 
-CONFIG = """
+_ANY_CONFIG = """
 import json, os
 from jupyterhub.proxy import Proxy
 import gpuhub_hub
@@ -32,16 +34,51 @@ class NoProxy(Proxy):
     async def get_all_routes(self): return {}
 
 gpuhub_hub.setup(c, json.loads(os.environ["GPUHUB_SETTINGS"]))
-c.JupyterHub.spawner_class = "simple"
 c.JupyterHub.proxy_class = NoProxy
 c.JupyterHub.hub_bind_url = os.environ["HUB_URL"]
 c.JupyterHub.bind_url = os.environ["HUB_URL"]
 c.JupyterHub.cookie_secret = bytes(32)
 c.JupyterHub.cleanup_servers = False
+"""
+
+CONFIG = (
+    _ANY_CONFIG
+    + """
+c.JupyterHub.spawner_class = "simple"
 c.JupyterHub.services = [{"name": "gpuhub-smoke", "api_token": "a" * 64}]
 c.JupyterHub.load_roles = [json.loads(os.environ["SMOKE_ROLE"])]
 c.Authenticator.auth_refresh_age = int(os.environ["REFRESH_AGE"])
 """
+)
+
+
+SPAWNING_CONFIG = (
+    _ANY_CONFIG
+    + """
+c.JupyterHub.authenticator_class = "dummy"
+c.Authenticator.allow_all = True
+c.Authenticator.admin_users = {"root"}
+c.JupyterHub.allow_named_servers = True
+c.JupyterHub.services = [{"name": "tester", "api_token": os.environ["TESTER"]}]
+c.JupyterHub.load_roles = [{
+    "name": "tester",
+    "services": ["tester"],
+    "scopes": ["admin:users", "admin:servers", "access:servers", "tokens"],
+}]
+# As zero-to-jupyterhub has it: the API answers before a server has started.
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": float(os.environ.get("SLOW_SPAWN", 0))}
+c.JupyterHub.concurrent_spawn_limit = 0
+c.Spawner.consecutive_failure_limit = int(os.environ.get("FAILURE_LIMIT", 2))
+c.Spawner.start_timeout = float(os.environ.get("START_TIMEOUT", 60))
+c.Spawner.http_timeout = 60
+c.KubeSpawner.namespace = "jhub"
+c.KubeSpawner.image = "notebook:1"
+c.KubeSpawner.port = int(os.environ["NOTEBOOK_PORT"])
+c.KubeSpawner.cmd = ["jupyterhub-singleuser"]
+c.KubeSpawner.pod_name_template = "jupyter-{user_slug}--{servername}"
+c.KubeSpawner.extra_resource_limits = {"nvidia.com/gpu": "8"}
+"""
+)
 
 
 @pytest.fixture(scope="session")
@@ -56,13 +93,15 @@ def archive(tmp_path_factory) -> Path:
 class Hub:
     """A hub as a process of its own. Its database stays when it is started again."""
 
+    config = CONFIG
+
     def __init__(self, folder: Path, archive: Path, smoke_role: dict) -> None:
         self.folder, self._archive, self._role = folder, archive, smoke_role
         self.process: subprocess.Popen | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        (folder / "config.py").write_text(CONFIG)
+        (folder / "config.py").write_text(self.config)
 
     def start(self, administrators: dict, approval: str, refresh_age: int = 300, **auth) -> None:
         """Start it and wait until it answers; a login older than `refresh_age` seconds is looked at again."""
@@ -77,13 +116,16 @@ class Hub:
                 **auth,
             }
         }
+        self.launch(settings, SMOKE_ROLE=json.dumps(self._role), REFRESH_AGE=str(refresh_age))
+
+    def launch(self, settings: dict, **variables: str) -> None:
+        """Start it with `settings` of gpuhub_hub.setup, and wait until it answers."""
         environment = {
             **os.environ,
             "PYTHONPATH": str(self._archive),
             "GPUHUB_SETTINGS": json.dumps(settings),
-            "SMOKE_ROLE": json.dumps(self._role),
             "HUB_URL": self.url,
-            "REFRESH_AGE": str(refresh_age),
+            **variables,
         }
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
@@ -114,6 +156,81 @@ class Hub:
 
     def browser(self) -> Browser:
         return Browser(self.url)
+
+
+class SpawningHub(Hub):
+    """A hub that starts servers in a cluster, for people whose password is anything, and with a service `tester`."""
+
+    config = SPAWNING_CONFIG
+    token = "t" * 64
+
+    def begin(self, kube: spawn_doubles.Kube, settings: dict, **variables: str) -> None:
+        """Start it, with sizes as `settings` say."""
+        (self.folder / "kubeconfig").write_text(kube.kubeconfig())
+        native = {"administrators": {"root": "initial-of-root"}, "approval": "auto", "minimum_password_length": 10}
+        auth = {"mode": "native", **native, "allowed_failed_logins": 3, "lockout_seconds": 600}
+        self.launch(
+            {"auth": auth, **settings},
+            KUBECONFIG=str(self.folder / "kubeconfig"),
+            NOTEBOOK_PORT=str(kube.notebook_port),
+            TESTER=self.token,
+            **variables,
+        )
+
+    def portal(self, portal: spawn_doubles.Portal, **settings) -> dict:
+        """Settings for a portal, quick to notice that it is away or back."""
+        waits = {"timeout_seconds": 1, "retry_seconds": 0.1, "reuse_seconds": 1, "enforcement_seconds": 0.5}
+        state = {"state_file": str(self.folder / "gpuhub.sqlite")}
+        address = {"url": portal.url, "token_file": str(portal.token_file), "external": portal.external}
+        return {"portal": {**address, **waits, **state, **settings}, "sizes": spawn_doubles.SIZES}
+
+    def api(self, method: str, path: str, body: object = None, language: str = "", **options) -> requests.Response:
+        headers = {"Authorization": f"token {self.token}", "Accept-Language": language}
+        data = None if body is None else json.dumps(body)
+        return requests.request(
+            method, f"{self.url}/hub/api/{path}", data=data, headers=headers, timeout=TIMEOUT, **options
+        )
+
+    def add(self, *names: str) -> None:
+        """Make users."""
+        assert self.api("POST", "users", {"usernames": list(names)}).status_code == 201
+
+    def ask(self, user: str, body: object = None, server: str = "") -> requests.Response:
+        """Ask for a server through the API."""
+        return self.api("POST", f"users/{user}/servers/{server}" if server else f"users/{user}/server", body)
+
+    def outcome(self, user: str, server: str = "") -> str:
+        """What became of a server that was asked for: `ready`, or why not."""
+        # Between the end of a start and the note that it failed the hub knows of neither, for a moment.
+        return wait_for("an outcome", lambda: self._outcome(user, server), 30)
+
+    def _outcome(self, user: str, server: str) -> str:
+        path = f"users/{user}/servers/{server}/progress" if server else f"users/{user}/server/progress"
+        with self.api("GET", path, stream=True) as answer:
+            if answer.status_code != 200:
+                return ""
+            for line in answer.iter_lines():
+                event = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else {}
+                if event.get("ready"):
+                    return "ready"
+                if event.get("failed"):
+                    return event["message"]
+        raise AssertionError("the progress ended without an end")
+
+    def begin_server(self, user: str, body: object = None, server: str = "") -> str:
+        """Ask for a server, and return what became of it."""
+        answer = self.ask(user, body, server)
+        assert answer.status_code in (201, 202), answer.text
+        return self.outcome(user, server)
+
+    def end_server(self, user: str, server: str = "") -> None:
+        """Stop a server and wait until it has."""
+        path = f"users/{user}/servers/{server}" if server else f"users/{user}/server"
+        assert self.api("DELETE", path).status_code in (202, 204)
+        wait_for(f"{user}/{server} to stop", lambda: server not in self.servers(user))
+
+    def servers(self, user: str) -> dict:
+        return self.api("GET", f"users/{user}").json()["servers"]
 
 
 class Browser:
@@ -186,6 +303,48 @@ def make_hub(tmp_path_factory, archive, smoke_role):
     yield make
     for hub in hubs:
         hub.stop()
+
+
+@pytest.fixture(scope="module")
+def make_spawning_hub(tmp_path_factory, archive):
+    """A function that returns a new hub that starts servers, not started itself yet."""
+    hubs: list[SpawningHub] = []
+
+    def make() -> SpawningHub:
+        hubs.append(SpawningHub(tmp_path_factory.mktemp("hub"), archive, {}))
+        return hubs[-1]
+
+    yield make
+    for hub in hubs:
+        hub.stop()
+
+
+@pytest.fixture(scope="module")
+def make_kube():
+    """A function that returns a new cluster."""
+    servers: list[spawn_doubles.Server] = []
+
+    def make() -> spawn_doubles.Kube:
+        servers.append(spawn_doubles.Kube())
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def make_portal():
+    """A function that returns a new portal."""
+    servers: list[spawn_doubles.Server] = []
+
+    def make(*arguments, **options) -> spawn_doubles.Portal:
+        servers.append(spawn_doubles.Portal(*arguments, **options))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def test_a_hanging_storage_does_not_hang_the_hub(storage, tmp_path, monkeypatch)
     release = __import__("threading").Event()
     monkeypatch.setattr(storage, "TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(storage, "make_user_folder", lambda users, name: release.wait(20))
-    spawner = SimpleNamespace(user=SimpleNamespace(name="alice"), log=logging.getLogger())
+    spawner = SimpleNamespace(user=SimpleNamespace(name="alice"), log=logging.getLogger(), language="zh-Hans")
 
     async def start():
         hook = asyncio.ensure_future(storage.hook(tmp_path)(spawner))
@@ -76,11 +76,20 @@ def test_a_hanging_storage_does_not_hang_the_hub(storage, tmp_path, monkeypatch)
         finally:
             release.set()
 
-    with pytest.raises(storage.StorageUnavailableError, match="no answer within"):
+    with pytest.raises(storage.StorageUnavailableError, match="no answer within") as error:
         asyncio.run(start())
+    assert error.value.jupyterhub_message == "无法使用共享存储：no answer within 0.1 s。请通知管理员。"
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_the_user_s_language(storage, tmp_path):
+    spawner = SimpleNamespace(user=SimpleNamespace(name="alice"), log=logging.getLogger(), language="zh-Hant")
+    (tmp_path / "alice").write_text("")
+    with pytest.raises(storage.StorageUnavailableError) as error:
+        asyncio.run(storage.hook(tmp_path)(spawner))
+    assert error.value.jupyterhub_message == "無法使用共用儲存空間：alice is not a folder。請通知管理員。"
 
 
 def test_the_hook_makes_the_folder(storage, tmp_path):
-    spawner = SimpleNamespace(user=SimpleNamespace(name="jane@x.com"), log=logging.getLogger())
+    spawner = SimpleNamespace(user=SimpleNamespace(name="jane@x.com"), log=logging.getLogger(), language="en")
     asyncio.run(storage.hook(tmp_path)(spawner))
     assert [p.name for p in tmp_path.iterdir()] == [storage.slug("jane@x.com")]
