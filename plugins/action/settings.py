@@ -113,7 +113,7 @@ class ActionModule(ActionBase):
         result.update(
             changed=False,
             file=str(source.path) if source else None,
-            variables=variables,
+            variables={name: value for name, value in read.shown().items() if name in variables},
             overridden=overridden,
             without_effect=read.without_effect(),
         )
@@ -127,6 +127,9 @@ class ActionModule(ActionBase):
         # play or a role says.
         marked = dict.fromkeys(variables, True)
         result["add_host"] = {"host_name": me, "groups": [], "host_vars": {**variables, SEEN: marked}}
+        # That has secrets, if there are any, and would be shown by -v. What is registered stays as it is.
+        if result["variables"] != variables:
+            result["_ansible_no_log"] = True
         return result
 
     def _host(self, task_vars: dict[str, Any], name: str) -> Host:

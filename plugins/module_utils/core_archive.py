@@ -11,7 +11,16 @@ from pathlib import Path
 FILE_NAME = "gpuhub-core.zip"
 
 # Modules of plugins/module_utils that run in the cluster too; there they are the package gpuhub_core.
-CORE_MODULES = ("usernames.py",)
+CORE_MODULES = (
+    "gpu_products.py",
+    "located_tree.py",
+    "pod_requests.py",
+    "quantities.py",
+    "quota_policy.py",
+    "quota_profiles.py",
+    "redaction.py",
+    "usernames.py",
+)
 _PACKAGE_DOC = b'"""The core of gpuhub.platform, the same files that its Ansible modules use."""\n'
 
 # The oldest time that a zip archive can state.

@@ -9,6 +9,8 @@ from typing import Any, Callable, NamedTuple
 from . import setting_values as check
 from .shell_assignments import Assignment, Fault, parse
 
+# What is shown in the place of a secret.
+HIDDEN = "(hidden)"
 AUTH_MODES = ("native", "github", "azuread", "ubilink")
 
 
@@ -28,6 +30,7 @@ class Name(NamedTuple):
     switch: tuple[str, Any] | None = None  # the name, and its value, without which this one has no effect
     needed: bool = False  # whether the switch is of no use without this one
     unbuilt: Mapping[Any, str] = {}  # values that ask for what does not exist yet, and what that is
+    secret: bool = False  # whether nobody may see the value
 
 
 _IB = ("ENABLE_IB", True)
@@ -55,14 +58,23 @@ NAMES: Mapping[str, Name] = {
     "IB_RESOURCE_NAME": Name("Resource that InfiniBand is asked for by.", check.resource, switch=_IB, needed=True),
     "IB_RESOURCE_COUNT": Name("How many of it a server gets.", check.whole_number, switch=_IB),
     "ENABLE_USAGE_LIMIT_ENFORCER": Name(
-        "Whether the usage portal limits what a user can start.", check.boolean, unbuilt={True: "usage limits"}
+        "Whether a usage portal limits what a user can start.", check.boolean, "usage_portal_enabled"
     ),
-    "USAGE_PORTAL_URL": Name("Address of the usage portal.", check.url, switch=_LIMITS, needed=True),
+    "USAGE_PORTAL_URL": Name(
+        "Address of that portal. It is another system's: none is deployed.",
+        check.url,
+        "usage_portal_url",
+        switch=_LIMITS,
+        needed=True,
+    ),
+    "USAGE_PORTAL_TOKEN": Name(
+        "Token that it wants.", check.one_line, "usage_portal_token", switch=_LIMITS, secret=True
+    ),
     "GITHUB_CLIENT_ID": Name("Client of the OAuth application.", check.one_line, switch=_GITHUB, needed=True),
-    "GITHUB_CLIENT_SECRET": Name("Its secret.", check.one_line, switch=_GITHUB, needed=True),
+    "GITHUB_CLIENT_SECRET": Name("Its secret.", check.one_line, switch=_GITHUB, needed=True, secret=True),
     "GITHUB_CALLBACK_URL": Name("Where GitHub leads back to.", check.url, switch=_GITHUB, needed=True),
     "AZUREAD_CLIENT_ID": Name("Client of the application.", check.one_line, switch=_AZUREAD, needed=True),
-    "AZUREAD_CLIENT_SECRET": Name("Its secret.", check.one_line, switch=_AZUREAD, needed=True),
+    "AZUREAD_CLIENT_SECRET": Name("Its secret.", check.one_line, switch=_AZUREAD, needed=True, secret=True),
     "AZUREAD_TENANT_ID": Name("Tenant of the application.", check.one_line, switch=_AZUREAD, needed=True),
     "AZUREAD_CALLBACK_URL": Name("Where Azure AD leads back to.", check.url, switch=_AZUREAD, needed=True),
     "UBILINK_AUTH_ME_URL": Name("Where a cookie's owner is asked for.", check.url, switch=_UBILINK, needed=True),
@@ -133,6 +145,10 @@ class Settings(NamedTuple):
     unused: dict[str, str]
     unbuilt: dict[str, tuple[int, str]]
     ignored: list[str]
+
+    def shown(self) -> dict[str, Any]:
+        """The variables without secrets, for people."""
+        return {name: HIDDEN if NAMES[self.sources[name]].secret else value for name, value in self.variables.items()}
 
     def problems(self) -> list[str]:
         """Why a deployment cannot go on, one text each; empty if it can."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
-from . import usernames
+from . import quota_profiles, usernames
+from .quantities import QuantityError
 
 # Where the hub's container has what the role gives it.
 CORE_FOLDER = "/usr/local/share/gpuhub"
@@ -34,6 +36,13 @@ CA_VARIABLES = (
 # The site's proxies, with their passwords; its keys are names of variables.
 PROXY_SECRET = "gpuhub-proxy"
 _METADATA_SERVER = "169.254.169.254/32"
+# The usage portal's token; its only key is `token`.
+PORTAL_SECRET = "gpuhub-usage-portal"
+PORTAL_FOLDER = "/etc/gpuhub/usage-portal"
+PORTAL_SERVICE = "usage-portal"
+# What says in JupyterLab when a server ends; JupyterLab looks for extensions in the folder above.
+NOTICES_CONFIG_MAP = "gpuhub-notices"
+NOTICES_FOLDER = "/usr/local/share/jupyter/labextensions/gpuhub-notices"
 
 SMOKE_TEST = "gpuhub-smoke"
 AUTHENTICATOR = "gpuhub_hub.native.PlatformNativeAuthenticator"
@@ -165,6 +174,94 @@ def _proxy_egress(proxy: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rules
 
 
+def _sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the hub is told about sizes of servers; nothing where they have none."""
+    portal = settings.get("usage_portal") or {}
+    url, sizes, profiles = portal.get("url") or "", settings.get("sizes") or {}, settings.get("profiles") or []
+    for variable, value in (("jupyterhub_sizes", sizes), ("jupyterhub_profiles", profiles)):
+        for path in _nulls(value, variable):
+            raise ValuesError(f"{path} is empty; write a value, or leave it out")
+    if url and profiles:
+        raise ValuesError(
+            "jupyterhub_profiles is set, and so is jupyterhub_usage_portal_url, whose sizes are computed for each "
+            "user; leave one of them out"
+        )
+    try:
+        quota_profiles.settings(sizes)
+        nodes = settings.get("nodes")
+        if (sizes or nodes is not None) and not url and not profiles:
+            found, config = quota_profiles.compute(
+                sizes, nodes=nodes, node_selector=settings.get("user_node_selector") or None
+            )
+            # The hub keeps them until the next deployment.
+            profiles = quota_profiles.profile_list(quota_profiles.standing(found), config)
+    except (quota_profiles.ProfilesError, QuantityError) as error:
+        raise ValuesError(f"jupyterhub_sizes: {error}") from error
+    told: dict[str, Any] = {"sizes": dict(sizes)} if sizes else {}
+    if url:
+        told["portal"] = {"url": _portal(url), "token_file": f"{PORTAL_FOLDER}/token"}
+        if portal.get("external"):
+            told["portal"]["external"] = True
+        elif settings.get("homes_on_nodes"):
+            told["homes_on_nodes"] = True
+    elif profiles:
+        told["profiles"] = [_profile(entry) for entry in profiles]
+        slugs = [entry["slug"] for entry in told["profiles"]]
+        if len(set(slugs)) != len(slugs):
+            raise ValuesError(f"jupyterhub_profiles: a slug names one profile, and there are {', '.join(slugs)}")
+    return told
+
+
+# Resources that are null here KubeSpawner takes out of the pod. They are within a list, where Helm leaves nulls alone.
+_TAKEN_OUT = ("extra_resource_limits", "extra_resource_guarantees")
+
+
+def _nulls(value: Any, path: str) -> Iterator[str]:
+    """Where nothing stands behind a key. Helm would leave it out, and what it stores would differ at every run."""
+    if value is None:
+        yield path
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        if key not in _TAKEN_OUT:
+            yield from _nulls(item, f"{path}.{key}")
+
+
+def _portal(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValuesError(f"jupyterhub_usage_portal_url is '{url}'; it is like http://usage-portal.example.com:29781")
+    return url.rstrip("/")
+
+
+def _portal_login(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the service and the role by which people log in at our own portal."""
+    portal = settings.get("usage_portal") or {}
+    if not portal.get("url") or portal.get("external") or not portal.get("public_url"):
+        return {"services": {}, "loadRoles": {}}
+    service = {
+        "apiToken": secrets["portal_client"],
+        "oauth_client_id": f"service-{PORTAL_SERVICE}",
+        "oauth_redirect_uri": f"{_portal(portal['public_url'])}/api/v1/auth/callback",
+        # Who somebody is, and whether they are an administrator.
+        "oauth_client_allowed_scopes": ["read:users!user"],
+        "oauth_no_confirm": True,
+        "display": False,
+    }
+    access = {"scopes": ["self", f"access:services!service={PORTAL_SERVICE}"]}
+    return {"services": {PORTAL_SERVICE: service}, "loadRoles": {"user": access}}
+
+
+def _profile(entry: Any) -> dict[str, Any]:
+    keys = {"slug": str, "display_name": str, "kubespawner_override": Mapping}
+    if not isinstance(entry, Mapping) or not all(
+        isinstance(entry.get(key), kind) and entry[key] for key, kind in keys.items()
+    ):
+        raise ValuesError(
+            f"jupyterhub_profiles: {str(entry)[:80]} is no profile; it needs slug, display_name, kubespawner_override"
+        )
+    return dict(entry)
+
+
 def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, Any]:
     """Return the chart's values.
 
@@ -177,11 +274,17 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
     `ca_checksum` of the authorities in the ConfigMap `gpuhub-ca` (empty: the images' own are enough).
     `proxy`: `variables` names of those in the Secret `gpuhub-proxy` (none: no proxy), `no_proxy` what needs none,
     `endpoints` `{host, port}` of each proxy, `cluster_networks` of pods and services.
+    `usage_portal`: `url` (empty: none), `external` whether it has the documented endpoints alone, `secret` with its
+    token, `public_url` as browsers reach it (empty: nobody logs in there); `sizes` settings of quota_profiles and
+    `profiles` entries for everybody (none: those of `sizes` and of `nodes`, the cluster's as objects of Kubernetes;
+    without any of them servers have no sizes);
+    `homes_on_nodes` whether each home is on the disk of one node.
 
     `secrets`: `proxy_token`, `cookie_secret`, `crypt_key`, `smoke_token`, `administrators` {name: initial password};
-    `proxy_checksum` of what the Secret `gpuhub-proxy` holds.
+    `proxy_checksum` of what the Secret `gpuhub-proxy` holds; `portal_client` by which the portal logs people in.
 
-    Every value is stated as JSON can state it; none is null, so that what Helm stores equals what was written.
+    Every value is stated as JSON can state it, null only resources of a profile, which Helm leaves as they are in a
+    list: what it stores equals what was written.
     Raises ValuesError for a setting that the chart could not take.
     """
     shared = str(settings.get("shared_storage_path") or "").rstrip("/")
@@ -194,11 +297,22 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
     hub.config_map(CORE_CONFIG_MAP, CORE_FOLDER)
     environment: dict[str, Any] = {}
     annotations = {"gpuhub.platform/core-checksum": settings["core_checksum"]}
+    portal_login = _portal_login(settings, secrets)
     custom: dict[str, Any] = {
         # The chart's archive may change while its version does not; this makes Helm deploy it.
         "chart": settings["chart_checksum"],
         "auth": _auth(settings["auth"], secrets["administrators"]),
+        **_sizes(settings),
     }
+    if "portal" in custom:
+        # Kubelet brings a changed token by itself, and the hub reads it again.
+        hub.add("gpuhub-usage-portal", PORTAL_FOLDER, True, secret={"secretName": settings["usage_portal"]["secret"]})
+        if not custom["portal"].get("external"):
+            files = [
+                {"key": name, "path": path}
+                for name, path in (("package.json", "package.json"), ("remoteEntry.js", "static/remoteEntry.js"))
+            ]
+            notebook.config_map(NOTICES_CONFIG_MAP, NOTICES_FOLDER, items=files, optional=True)
     if shared:
         hub.host_path("gpuhub-users", f"{shared}/users", USERS_FOLDER)
         notebook.host_path("gpuhub-storage", f"{shared}/users/{{user_slug}}", "/workspace/storage")
@@ -245,13 +359,14 @@ def build(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> dict[str, 
             "extraEnv": {"PYTHONPATH": CORE_FILE, **environment},
             **hub.as_values(),
             "extraConfig": {"50-gpuhub": EXTRA_CONFIG},
-            "services": {SMOKE_TEST: {"apiToken": secrets["smoke_token"]}},
+            "services": {SMOKE_TEST: {"apiToken": secrets["smoke_token"]}, **portal_login["services"]},
             "loadRoles": {
+                **portal_login["loadRoles"],
                 SMOKE_TEST: {
                     "description": "The smoke test's own user and its server, and nothing else.",
                     "scopes": [f"{scope}!user={SMOKE_TEST}" for scope in ("admin:users", "servers", "access:servers")],
                     "services": [SMOKE_TEST],
-                }
+                },
             },
         },
         "proxy": {

@@ -13,7 +13,13 @@ try:
     from kubernetes import client, config
     from kubernetes.client.exceptions import ApiException
     from kubernetes.dynamic import DynamicClient
-    from kubernetes.dynamic.exceptions import ConflictError, DynamicApiError, NotFoundError, ResourceNotFoundError
+    from kubernetes.dynamic.exceptions import (
+        ConflictError,
+        DynamicApiError,
+        NotFoundError,
+        ResourceNotFoundError,
+        UnprocessibleEntityError,
+    )
 
     IMPORT_ERROR = None
 except ImportError:
@@ -125,6 +131,11 @@ def documents(text: str) -> list[Any]:
 def is_conflict(error: Exception) -> bool:
     """Whether somebody else changed or created the object meanwhile."""
     return IMPORT_ERROR is None and isinstance(error, ConflictError)
+
+
+def is_invalid(error: Exception) -> bool:
+    """Whether the API server refuses the object as such: one of its fields is wrong or cannot be changed."""
+    return IMPORT_ERROR is None and isinstance(error, UnprocessibleEntityError)
 
 
 def explain(error: Exception) -> str:

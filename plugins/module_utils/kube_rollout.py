@@ -11,9 +11,11 @@ Object = dict[str, Any]
 def workload_problem(item: Object) -> str:
     """Return what a Deployment, StatefulSet or DaemonSet still lacks, or an empty string when it is rolled out.
 
-    Same rules as `kubectl rollout status`.
+    Same rules as `kubectl rollout status`. A Job is waited for until it is complete.
     """
     status, spec = item.get("status") or {}, item.get("spec") or {}
+    if item["kind"] == "Job":
+        return _job_problem(item)
     if status.get("observedGeneration", 0) < item["metadata"].get("generation", 0):
         return "the controller has not seen the latest definition yet"
     if item["kind"] == "DaemonSet":
@@ -32,6 +34,26 @@ def workload_problem(item: Object) -> str:
     if ready < wanted:
         return f"{ready} of {wanted} pods are available"
     return ""
+
+
+def _job_problem(job: Object) -> str:
+    if _condition(job, "Complete"):
+        return ""
+    if job_has_failed(job):
+        return f"it has failed: {_condition(job, 'Failed').get('message') or 'no message'}"
+    failed = (job.get("status") or {}).get("failed", 0)
+    return f"it is not complete{f'; {failed} pods have failed' if failed else ''}"
+
+
+def job_has_failed(job: Object) -> bool:
+    """Whether a Job has given up; it stays so."""
+    return bool(_condition(job, "Failed"))
+
+
+def _condition(item: Object, kind: str) -> Object:
+    """Return an object's condition of a type if it is true, else {}."""
+    conditions = (item.get("status") or {}).get("conditions") or []
+    return next((c for c in conditions if c["type"] == kind and c["status"] == "True"), {})
 
 
 def node_problem(node: Object) -> str:
@@ -79,8 +101,7 @@ def pod_has_finished(pod: Object) -> bool:
 
 def pod_is_ready(pod: Object) -> bool:
     """Whether a pod is Ready."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return bool(_condition(pod, "Ready"))
 
 
 def _containers(pod: Object) -> list[Object]:

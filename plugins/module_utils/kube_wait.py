@@ -11,7 +11,8 @@ from . import kube_rollout as rollout
 from .kube_explanation import explain_pods
 
 POLL_SECONDS = 0.5
-WORKLOADS = ("DaemonSet", "Deployment", "StatefulSet")
+# Kinds that are waited for, and where the API has them.
+WORKLOADS = {"DaemonSet": "apps/v1", "Deployment": "apps/v1", "Job": "batch/v1", "StatefulSet": "apps/v1"}
 
 # kind, namespace and name of a workload.
 Workload = Mapping[str, str]
@@ -101,7 +102,7 @@ class Wait:
         lines = []
         for workload in self._workloads:
             item = {
-                "apiVersion": "apps/v1",
+                "apiVersion": WORKLOADS[workload["kind"]],
                 "kind": workload["kind"],
                 "metadata": {"namespace": workload["namespace"], "name": workload["name"]},
             }

@@ -12,7 +12,9 @@ description:
     the server would store is compared with what it has; so defaults, quantities and conversions make no false
     difference.
   - Labels and annotations that others have put on an object are kept.
-  - Values of Secrets are shown in a diff as short hashes only.
+  - A Job, whose pods cannot be changed, is made anew where it is another one, or has failed.
+  - Values of Secrets are shown in a diff as short hashes only. Of those that O(secrets) has, nothing else is shown or
+    logged either, so that the task needs no C(no_log), which would hide what happens to all other objects.
 version_added: 0.1.0
 author: The gpuhub.platform authors (@gpuhub)
 extends_documentation_fragment:
@@ -25,6 +27,24 @@ options:
   src:
     description: A YAML file on the target host that holds the objects.
     type: path
+  secrets:
+    description: Secrets among the objects; they come after namespaces and before all others.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the Secret.
+        type: str
+        required: true
+      namespace:
+        description: Namespace of the Secret.
+        type: str
+        required: true
+      data:
+        description: Values in base64 by key, as in the Secret itself.
+        type: dict
+        default: {}
   release:
     description: An installed Helm release, whose objects are made equal to its own manifest again.
     type: dict
@@ -49,8 +69,9 @@ options:
     default: present
   ready:
     description:
-      - Wait until the Deployments, DaemonSets and StatefulSets among the objects are rolled out, in the same execution
-        if that is soon, and show what is waited for if it is not, as M(gpuhub.platform.kube_ready) does.
+      - Wait until the Deployments, DaemonSets and StatefulSets among the objects are rolled out and its Jobs complete,
+        in the same execution if that is soon, and show what is waited for if it is not, as
+        M(gpuhub.platform.kube_ready) does.
     type: dict
     suboptions:
       timeout:
@@ -83,6 +104,12 @@ EXAMPLES = r"""
   gpuhub.platform.kube_objects:
     release: {name: jupyterhub, namespace: jhub}
     ready: {timeout: 600}
+
+- name: A program runs with its password
+  gpuhub.platform.kube_objects:
+    definition: "{{ objects }}"
+    secrets:
+      - {name: program, namespace: programs, data: {password: "{{ password | b64encode }}"}}
 """
 
 RETURN = r"""
@@ -131,11 +158,24 @@ from ..module_utils.kube_compare import (
     replacement,
     validate,
 )
+from ..module_utils.kube_rollout import job_has_failed
 from ..module_utils.kube_wait import WORKLOADS, NotReadyError, Wait, workload
 
 
 def wanted_objects(params: dict[str, Any], cluster: kube.Cluster) -> list[kube.Object]:
     """The objects that the module's options name."""
+    items = _defined_objects(params, cluster)
+    namespaces = [item for item in items if item["kind"] == "Namespace"]
+    others = [item for item in items if item["kind"] != "Namespace"]
+    return namespaces + [_secret(**secret) for secret in params["secrets"]] + others if params["secrets"] else items
+
+
+def _secret(name: str, namespace: str, data: dict[str, str]) -> kube.Object:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
+
+
+def _defined_objects(params: dict[str, Any], cluster: kube.Cluster) -> list[kube.Object]:
     if params["release"]:
         name, namespace = params["release"]["name"], params["release"]["namespace"]
         secrets = cluster.list("v1", "Secret", namespace=namespace, label_selector=f"owner=helm,name={name}")
@@ -224,11 +264,33 @@ class Reconciler:
             self._record("created", wanted, None, after)
             return
         body = replacement(live, wanted)
+        if wanted["kind"] == "Job" and not self._can_become(live, body):
+            self._make_anew(wanted, live)
+            return
         after = self._cluster.replace(body, dry_run=True)
         if comparable(after) == comparable(live):
             return
         if not self._check:
             after = self._cluster.replace(body, dry_run=False)
+        self._record("repaired", wanted, live, after)
+
+    def _can_become(self, job: kube.Object, body: kube.Object) -> bool:
+        """Whether a Job is still of use and can be changed to what is wanted."""
+        if job_has_failed(job):
+            return False
+        try:
+            self._cluster.replace(body, dry_run=True)
+        except Exception as error:
+            if kube.is_invalid(error):
+                return False
+            raise
+        return True
+
+    def _make_anew(self, wanted: kube.Object, live: kube.Object) -> None:
+        after = wanted
+        if not self._check:
+            self._cluster.delete(live)
+            after = self._cluster.create(wanted, dry_run=False)
         self._record("repaired", wanted, live, after)
 
     def _absent(self, wanted: kube.Object, fresh: bool) -> None:
@@ -259,6 +321,17 @@ def main() -> None:
         argument_spec={
             "definition": {"type": "raw"},
             "src": {"type": "path"},
+            "secrets": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "no_log": False,  # but for what is in it
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "namespace": {"type": "str", "required": True},
+                    "data": {"type": "dict", "default": {}, "no_log": True},
+                },
+            },
             "release": {
                 "type": "dict",
                 "options": {

@@ -31,7 +31,7 @@ options:
       kind:
         description: Kind of the workload.
         type: str
-        choices: [Deployment, DaemonSet, StatefulSet]
+        choices: [DaemonSet, Deployment, Job, StatefulSet]
         required: true
       namespace:
         description: Namespace of the workload.
@@ -94,7 +94,7 @@ nodes:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import kube_client as kube
-from ..module_utils.kube_wait import NotReadyError, Wait
+from ..module_utils.kube_wait import WORKLOADS, NotReadyError, Wait
 
 
 def main() -> None:
@@ -106,7 +106,7 @@ def main() -> None:
                 "elements": "dict",
                 "default": [],
                 "options": {
-                    "kind": {"type": "str", "choices": ["Deployment", "DaemonSet", "StatefulSet"], "required": True},
+                    "kind": {"type": "str", "choices": list(WORKLOADS), "required": True},
                     "namespace": {"type": "str", "required": True},
                     "name": {"type": "str", "required": True},
                 },

@@ -51,7 +51,7 @@ class Known(NamedTuple):
 def known(collection: Path = COLLECTION) -> Known:
     """Read the argument specifications of all roles, and `vars/settings.yml`."""
     shared = yaml.safe_load((collection / "vars" / "settings.yml").read_text(encoding="utf-8"))
-    options, prefixes = dict(shared["shared"]), ["gpuhub_"]
+    options, prefixes = dict(shared["shared"]), ["gpuhub_", "usage_portal_"]
     for path in sorted(collection.glob("roles/*/meta/argument_specs.yml")):
         prefixes.append(f"{path.parts[-3]}_")
         for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values():

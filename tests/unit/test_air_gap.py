@@ -36,6 +36,7 @@ def test_images_are_those_of_the_catalogue():
         CATALOGUE["pause"]["image"],
         CATALOGUE["coredns"]["image"],
         CATALOGUE["registry"]["image"],
+        CATALOGUE["postgresql"]["image"],
         provisioner["helper_image"],
         f"{provisioner['image']}:{provisioner['version']}",
     }
@@ -50,6 +51,8 @@ def test_images_are_those_of_the_catalogue():
         (r"helm-(v[\d.]+\d)-", {CATALOGUE["helm"]["version"]}),
         (r'name="helm", version="(\S+?)"', {CATALOGUE["helm"]["version"]}),
         (r"pull jupyterhub .* --version (\S+)", {CATALOGUE["jupyterhub"]["version"]}),
+        (r"--tag (\S+usage-portal:\S+\d)", {CATALOGUE["usage_portal"]["image"]}),
+        (r"images.tar (\S+)", {CATALOGUE["usage_portal"]["image"]}),
         (r"charts/jupyterhub-([\d.]+\d)\.tgz", {CATALOGUE["jupyterhub"]["version"]}),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHIPPED = ("changelogs", "docs", "meta", "playbooks", "plugins", "roles", "services", "vars")
+SHIPPED = ("changelogs", "docs", "images", "meta", "playbooks", "plugins", "roles", "services", "vars")
 # What an administrator's checkout comes to hold, and what tools leave behind.
 STRAY = (
     "deployment.log",

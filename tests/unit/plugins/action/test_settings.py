@@ -14,7 +14,7 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 EXAMPLE = REPOSITORY / "tests/unit/plugins/module_utils/jhub.env.example"
-UNBUILT = ["USE_GPU_OPERATOR", "ENABLE_IB", "ENABLE_USAGE_LIMIT_ENFORCER", "ENABLE_IDLE_CULLER"]
+UNBUILT = ["USE_GPU_OPERATOR", "ENABLE_IB", "ENABLE_IDLE_CULLER"]
 HOSTILE = {
     "dots": "..",
     "up": "../../x",
@@ -79,7 +79,7 @@ class Site:
 
     def seen(self, *arguments: str, **environment: str) -> dict[str, dict[str, Any]]:
         """What each host has of the variables that jhub.env can set, after the check."""
-        names = "{{ q('ansible.builtin.varnames', '^(jupyterhub|nginx|gpuhub_shared)_') }}"
+        names = "{{ q('ansible.builtin.varnames', '^(jupyterhub|nginx|gpuhub_shared|usage_portal)_') }}"
         show = {"vars": {"names": names}, "ansible.builtin.debug": {"msg": {"seen": "{{ dict(names | zip(values)) }}"}}}
         show["vars"]["values"] = "{{ q('ansible.builtin.vars', *names) }}"
         check = {"ansible.builtin.import_playbook": str(REPOSITORY / "playbooks/settings.yml")}
@@ -198,6 +198,8 @@ def test_the_file_sets_variables_and_ansible_s_own_win(site):
         "nginx_certificate_key_file": "/path/to/cert.key",
         "nginx_enabled": True,
         "nginx_server_name": "other.example.com",
+        "usage_portal_enabled": True,
+        "usage_portal_url": "http://your-portal:29781",
     }
     assert seen["w1"] == {**seen["h1"], "jupyterhub_pvc_size": "5Gi"}
 
@@ -317,6 +319,18 @@ def unreadable(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_file_that_cannot_be_read_is_in_the_report(unreadable, pattern):
     assert len([line for line in unreadable if re.fullmatch(pattern, line)]) == 1, "\n".join(unreadable)
     assert len(unreadable) == 8
+
+
+def test_a_secret_of_the_file_is_set_and_not_shown(site):
+    text = "ENABLE_USAGE_LIMIT_ENFORCER=true\nUSAGE_PORTAL_URL=http://p:29781\nUSAGE_PORTAL_TOKEN=hunter2\n"
+    site.write("jhub.env", text)
+    arguments = ("-e", "gpuhub_env_file=jhub.env")
+    for level in ("", "-vvvv"):
+        code, output = site.check(*arguments, *filter(None, [level]))
+        assert code == 0, output
+        assert "usage_portal_token: (hidden)" in output and "hunter2" not in output
+    assert "hunter2" not in (site.folder / "log").read_text()
+    assert site.seen(*arguments)["w1"]["usage_portal_token"] == "hunter2"
 
 
 def test_an_encrypted_file_is_read(site):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,5 +42,10 @@ def test_it_imports_without_ansible(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(core_archive.CoreArchiveError, match=r"usernames\.py: No such file"):
+    with pytest.raises(core_archive.CoreArchiveError, match=r"gpu_products\.py: No such file"):
         core_archive.members(tmp_path)
+
+
+def test_the_portals_image_has_the_same_core():
+    recipe = (COLLECTION / "images/usage-portal/Containerfile").read_text()
+    assert re.findall(r"plugins/module_utils/(\S+\.py)", recipe) == list(core_archive.CORE_MODULES)

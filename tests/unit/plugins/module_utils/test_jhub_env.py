@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.gpuhub.platform.plugins.module_utils.jhub_env import AUTH_MODES, NAMES, meaning, read
+from ansible_collections.gpuhub.platform.plugins.module_utils.jhub_env import AUTH_MODES, HIDDEN, NAMES, meaning, read
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 EXAMPLE = Path(__file__).with_name("jhub.env.example").read_text()
-UNBUILT = ["USE_GPU_OPERATOR", "ENABLE_IB", "ENABLE_USAGE_LIMIT_ENFORCER", "ENABLE_IDLE_CULLER"]
+UNBUILT = ["USE_GPU_OPERATOR", "ENABLE_IB", "ENABLE_IDLE_CULLER"]
 NGINX = "NGINX_PROXY_SERVER_NAME=h.example.com\nNGINX_PROXY_CERT_FILE=/c\nNGINX_PROXY_KEY_FILE=/k\n"
 GITHUB = "GITHUB_CLIENT_ID=i\nGITHUB_CLIENT_SECRET=s\nGITHUB_CALLBACK_URL=https://h/hub/oauth_callback\n"
 
@@ -49,6 +49,15 @@ def variables(text: str) -> dict:
         ("SHARED_STORAGE_ENABLED=false SHARED_STORAGE_PATH=/mnt", {"jupyterhub_shared_storage_enabled": False}),
         ("ENABLE_IB=false IB_RESOURCE_COUNT=some", {}),
         ("USE_GPU_OPERATOR=0", {}),
+        ("ENABLE_USAGE_LIMIT_ENFORCER=false USAGE_PORTAL_URL=x", {"usage_portal_enabled": False}),
+        (
+            "ENABLE_USAGE_LIMIT_ENFORCER=true\nUSAGE_PORTAL_URL=http://p:29781\nUSAGE_PORTAL_TOKEN=hunter2",
+            {
+                "usage_portal_enabled": True,
+                "usage_portal_url": "http://p:29781",
+                "usage_portal_token": "hunter2",
+            },
+        ),
     ],
 )
 def test_variables(text, expected):
@@ -81,6 +90,15 @@ def test_variables(text, expected):
         (f"ENABLE_NGINX_PROXY=true\n{NGINX.replace('/c', 'c')}", 3, "NGINX_PROXY_CERT_FILE must be an absolute path"),
         (f"ENABLE_NGINX_PROXY=true\n{NGINX.replace('h.', 'h_x.')}", 2, "NGINX_PROXY_SERVER_NAME must be a host name"),
         ("ENABLE_USAGE_LIMIT_ENFORCER=true", 1, "ENABLE_USAGE_LIMIT_ENFORCER is true, but USAGE_PORTAL_URL is not"),
+        (
+            "ENABLE_USAGE_LIMIT_ENFORCER=true USAGE_PORTAL_TOKEN=t",
+            1,
+            "ENABLE_USAGE_LIMIT_ENFORCER is true, but USAGE_PORTAL_URL is not",
+        ),
+        ("ENABLE_USAGE_LIMIT_ENFORCER=true USAGE_PORTAL_URL=p:29781", 1, "USAGE_PORTAL_URL must be an address"),
+        ("ENABLE_USAGE_LIMIT_ENFORCER=true USAGE_PORTAL_TOKEN=' t'", 1, "USAGE_PORTAL_TOKEN must be one line"),
+        ("USAGE_PORTAL_URL=http://p", 1, "USAGE_PORTAL_URL has an effect with ENABLE_USAGE_LIMIT_ENFORCER=true only"),
+        ("USAGE_PORTAL_TOKEN=t", 1, "USAGE_PORTAL_TOKEN has an effect with ENABLE_USAGE_LIMIT_ENFORCER=true only"),
         ("SHARED_STORAGE_ENABLED=true", 1, "SHARED_STORAGE_ENABLED is true, but SHARED_STORAGE_PATH is not set"),
         ("SHARED_STORAGE_ENABLED=true SHARED_STORAGE_PATH=", 1, "SHARED_STORAGE_ENABLED is true, but"),
         ("SHARED_STORAGE_ENABLED=true SHARED_STORAGE_PATH=/a/../b", 1, "SHARED_STORAGE_PATH must be a path without"),
@@ -125,13 +143,22 @@ def test_no_secret_is_in_a_fault():
     assert "hunter2" not in str([read(text).problems(), read(text).without_effect()])
 
 
+def test_no_secret_is_shown():
+    text = "ENABLE_USAGE_LIMIT_ENFORCER=true\nUSAGE_PORTAL_URL=http://p:29781\nUSAGE_PORTAL_TOKEN=hunter2"
+    shown = {"usage_portal_enabled": True, "usage_portal_url": "http://p:29781", "usage_portal_token": HIDDEN}
+    assert read(text).shown() == shown
+    assert {name for name, entry in NAMES.items() if entry.secret} == {
+        name for name in NAMES if name.endswith(("_SECRET", "_TOKEN"))
+    }
+
+
 def test_the_example_stops_for_what_is_switched_on_and_does_not_exist():
     settings = read(EXAMPLE)
     assert settings.faults == []
     assert list(settings.unbuilt) == UNBUILT
     assert settings.problems() == [
         "asks for what does not exist yet: USE_GPU_OPERATOR (GPU Operator, line 5), ENABLE_IB (InfiniBand, line 6), "
-        "ENABLE_USAGE_LIMIT_ENFORCER (usage limits, line 9), ENABLE_IDLE_CULLER (stopping idle servers, line 27). "
+        "ENABLE_IDLE_CULLER (stopping idle servers, line 27). "
         f"To go on without: gpuhub_env_ignore: [{', '.join(UNBUILT)}]"
     ]
 
@@ -151,6 +178,8 @@ def test_the_example_without_what_does_not_exist():
         "nginx_certificate_key_file": "/path/to/cert.key",
         "nginx_enabled": True,
         "nginx_server_name": "jhub.example.com",
+        "usage_portal_enabled": True,
+        "usage_portal_url": "http://your-portal:29781",
     }
     assert settings.sources.keys() == settings.variables.keys()
     assert settings.unused["GITHUB_CLIENT_ID"] == "AUTH_MODE is native"
@@ -158,7 +187,8 @@ def test_the_example_without_what_does_not_exist():
 
 
 def test_the_example_has_every_name():
-    assert {line.split("=")[0].removeprefix("export ") for line in EXAMPLE.splitlines()[1:]} == NAMES.keys()
+    example = {line.split("=")[0].removeprefix("export ") for line in EXAMPLE.splitlines()[1:]}
+    assert example | {"USAGE_PORTAL_TOKEN"} == NAMES.keys()
 
 
 @pytest.mark.parametrize("mode", AUTH_MODES[1:])
@@ -200,14 +230,10 @@ def test_names_without_effect_are_named_with_the_reason():
 
 
 def test_every_variable_is_one_of_a_role_or_a_shared_one():
-    shared = yaml.safe_load((REPOSITORY / "vars" / "settings.yml").read_text())["shared"]
-    for name, entry in NAMES.items():
-        role = REPOSITORY / "roles" / entry.variable.partition("_")[0]
-        if entry.variable and role.is_dir():
-            specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]
-            assert entry.variable in specs["main"]["options"], name
-        elif entry.variable.startswith("gpuhub_"):
-            assert entry.variable in shared, name
+    known = dict(yaml.safe_load((REPOSITORY / "vars" / "settings.yml").read_text())["shared"])
+    for path in REPOSITORY.glob("roles/*/meta/argument_specs.yml"):
+        known |= yaml.safe_load(path.read_text())["argument_specs"]["main"].get("options", {})
+    assert {entry.variable for entry in NAMES.values() if entry.variable} <= known.keys()
 
 
 def test_every_name_says_what_it_means():

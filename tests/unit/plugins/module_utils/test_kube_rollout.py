@@ -39,6 +39,11 @@ def daemon_set(pods: int, updated: int, available: int) -> dict[str, int]:
         ("DaemonSet", 1, {}, daemon_set(3, 3, 3), ""),
         ("DaemonSet", 1, {}, daemon_set(3, 3, 2), "2 of 3 pods are"),
         ("DaemonSet", 1, {}, daemon_set(3, 2, 3), "2 of 3 pods have"),
+        ("Job", 1, {}, {}, "it is not complete"),
+        ("Job", 1, {}, {"active": 1, "failed": 2}, "it is not complete; 2 pods have failed"),
+        ("Job", 1, {}, {"conditions": [{"type": "Failed", "status": "False"}]}, "it is not complete"),
+        ("Job", 1, {}, {"conditions": [{"type": "Failed", "status": "True", "message": "m"}]}, "it has failed: m"),
+        ("Job", 1, {}, {"conditions": [{"type": "Complete", "status": "True"}]}, ""),
     ],
 )
 def test_workload_problem(kind, generation, spec, status, problem):

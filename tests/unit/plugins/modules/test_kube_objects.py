@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 from ansible_collections.gpuhub.platform.plugins.modules import kube_objects
@@ -12,6 +13,10 @@ from .runner import run
 
 class OutdatedError(Exception):
     """What the API server answers to an outdated change."""
+
+
+class InvalidError(Exception):
+    """What it answers to a change of what cannot be changed."""
 
 
 class Cluster:
@@ -39,6 +44,8 @@ class Cluster:
         live = self.items.get(key)
         if (live or {}).get("metadata", {}).get("resourceVersion") != item["metadata"].get("resourceVersion"):
             raise OutdatedError("outdated")
+        if live and item["kind"] == "Job" and live["spec"] != item["spec"]:
+            raise InvalidError("field is immutable")
         result = with_version(item, item["metadata"].get("resourceVersion", "1") + ("" if dry_run else "+"))
         if not dry_run:
             self.items[key] = result
@@ -65,6 +72,16 @@ def touch(cluster):
     }
 
 
+def job(image, *conditions):
+    item = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "migrate", "namespace": "a"},
+        "spec": {"template": {"spec": {"containers": [{"name": "migrate", "image": image}]}}},
+    }
+    return {**item, "status": {"conditions": list(conditions)}} if conditions else item
+
+
 def add(name):
     return lambda cluster: cluster.items.setdefault(("ConfigMap", name), with_version(config_map(name, "theirs"), "9"))
 
@@ -75,6 +92,7 @@ def use(monkeypatch):
         cluster = Cluster(*items, others=others)
         monkeypatch.setattr(kube_objects.kube, "connect", lambda module: cluster)
         monkeypatch.setattr(kube_objects.kube, "is_conflict", lambda error: isinstance(error, OutdatedError))
+        monkeypatch.setattr(kube_objects.kube, "is_invalid", lambda error: isinstance(error, InvalidError))
         return cluster
 
     return with_cluster
@@ -143,3 +161,48 @@ def test_what_was_listed_is_read_anew_when_it_is_outdated(use):
     result = run("kube_objects", definition=[config_map(name, "v") for name in "xyz"])
     assert result["repaired"] == ["ConfigMap a/x", "ConfigMap a/y", "ConfigMap a/z"]
     assert cluster.asked == ["list ConfigMap", "get x", "get y", "get z"]
+
+
+FAILED = {"type": "Failed", "status": "True"}
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize(
+    ("live", "anew"),
+    [
+        (job("a:1"), False),
+        (job("a:1", {"type": "Complete", "status": "True"}), False),
+        (job("a:1", {**FAILED, "status": "False"}), False),
+        (job("a:1", FAILED), True),
+        (job("a:0"), True),
+    ],
+)
+def test_a_job_that_is_another_one_or_has_failed_is_made_anew(use, live, anew, check):
+    cluster = use(live)
+    before = copy.deepcopy(cluster.items)
+    result = run("kube_objects", check=check, definition=job("a:1"))
+    assert (result["changed"], result["repaired"]) == (anew, ["Job a/migrate"] if anew else [])
+    assert (cluster.items == before) is (check or not anew)
+    if anew and not check:
+        assert "status" not in cluster.items["Job", "migrate"]
+        assert not run("kube_objects", definition=job("a:1"))["changed"]
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize("live", [(), ("bGl2ZQ==",)])
+def test_a_secret_is_shown_by_name_alone_and_all_else_in_full(use, live, check):
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}
+    identity = {"name": "token", "namespace": "a"}
+    secrets = [{"apiVersion": "v1", "kind": "Secret", "metadata": identity, "data": {"t": value}} for value in live]
+    cluster = use(namespace, config_map("x", "edited"), *secrets)
+    wanted = {**identity, "data": {"t": "d2FudGVk", "none": ""}}
+    result = run("kube_objects", check=check, definition=[config_map("x", "v"), namespace], secrets=[wanted])
+    shown = json.dumps(result)
+    assert [part["after_header"] for part in result["diff"]] == ["Secret a/token", "ConfigMap a/x"]
+    assert '"edited"' in shown
+    assert '"v1"' in shown
+    assert not [secret for secret in ("d2FudGVk", "bGl2ZQ==") if secret in shown]
+    if not check:
+        assert cluster.items["Secret", "token"]["data"] == wanted["data"]
+        assert not run("kube_objects", definition=namespace, secrets=[wanted])["changed"]
+        assert run("kube_objects", definition=[], secrets=[identity], state="absent")["deleted"] == ["Secret a/token"]
