@@ -22,6 +22,7 @@ CACHE = Path(os.environ.get("GPUHUB_LAB_CACHE") or Path.home() / ".cache" / "gpu
 OUTPUT = REPOSITORY / "tests" / "output"
 HEAD, WORKERS = "head", ["worker1", "worker2"]
 HUB = "http://10.77.0.11:30080"
+PORTAL = "http://10.77.0.11:29781"
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -57,6 +58,51 @@ def browser_on_the_bastion(*flags: str, **environment: str) -> Iterator[Browser]
         )
         yield browser
         browser.close()
+
+
+def sign_up(page: Page, name: str, password: str) -> None:
+    """Ask for an account."""
+    page.goto(f"{HUB}/hub/signup")
+    page.fill("input[name=username]", name)
+    page.fill("input[name=signup_password]", password)
+    page.fill("input[name=signup_password_confirmation]", password)
+    page.click("input[type=submit], button[type=submit]")
+    expect(page.locator("body")).to_contain_text(re.compile("sent to the admin|created", re.I))
+
+
+def log_in(page: Page, name: str, password: str) -> None:
+    """Log in at the hub."""
+    page.goto(f"{HUB}/hub/login")
+    page.fill("input[name=username]", name)
+    page.fill("input[name=password]", password)
+    page.click("input[type=submit], button[type=submit]")
+
+
+def approve(page: Page, *names: str) -> None:
+    """Let people in, as the administrator whose page it is."""
+    for name in names:
+        page.goto(f"{HUB}/hub/authorize")
+        row = page.locator("tr", has_text=name)
+        row.get_by_text("Authorize", exact=True).click()
+        page.goto(f"{HUB}/hub/authorize")
+        expect(row).to_contain_text("Yes")
+
+
+def start_server(page: Page, name: str, size: str = "", hub: str = HUB) -> None:
+    """Start the server of a user who is logged in, of a size or the one that is chosen already; until it is open."""
+    page.goto(f"{hub}/hub/spawn")
+    if "/user/" not in page.url:
+        if size:
+            page.check(f"input[name=profile][value={size}]")
+        page.click("#spawn_form button[type=submit]")
+    page.wait_for_url(re.compile(rf"/user/{name}/"), timeout=120_000)
+
+
+def stop_server(page: Page, hub: str = HUB) -> None:
+    """Have the server of a user who is logged in stopped; the page says when it is."""
+    # The button does nothing until the page's scripts have come.
+    page.goto(f"{hub}/hub/home", wait_until="networkidle")
+    page.click("#stop")
 
 
 def run_cell(page: Page, code: str, index: int = 0) -> str:
@@ -181,7 +227,7 @@ class Deployment:
     def works(self) -> bool:
         """Whether every workload has its pods and the hub answers through its proxy."""
         try:
-            workloads = [item["status"] for item in self.objects("deployments,daemonsets")]
+            workloads = [item["status"] for item in self.objects("deployments,daemonsets,statefulsets")]
         except AssertionError:  # the API server is not there yet
             return False
         complete = all(

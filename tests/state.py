@@ -12,7 +12,7 @@ from typing import Any
 from harness import HEAD, WORKERS, Deployment
 
 _KINDS = (
-    "namespaces,configmaps,secrets,services,serviceaccounts,deployments,daemonsets,statefulsets,persistentvolumeclaims,"
+    "namespaces,configmaps,secrets,services,serviceaccounts,deployments,daemonsets,statefulsets,jobs,persistentvolumeclaims,"
     "networkpolicies,roles,rolebindings,clusterroles,clusterrolebindings,storageclasses"
 )
 # Annotations in which controllers and kubectl note what they did last. MicroK8s applies its network by kubectl; an
@@ -22,6 +22,8 @@ _BOOKKEEPING = (
     "deprecated.daemonset.template.generation",
     "kubectl.kubernetes.io/last-applied-configuration",
 )
+# Annotations of pods that change with a certificate or with secrets.
+_OF_SECRETS = ("gpuhub.io/certificate", "gpuhub.io/secrets")
 
 
 def digest(deployment: Deployment) -> dict[str, str]:
@@ -129,9 +131,9 @@ def _common(item: dict[str, Any]) -> Any:
         annotations = {}
     elif kind == "Namespace":
         content = {}
-    elif kind in ("Deployment", "DaemonSet", "StatefulSet"):
+    elif kind in ("Deployment", "DaemonSet", "StatefulSet", "Job"):
         marks = spec["template"]["metadata"].get("annotations", {})
-        for key in [key for key in marks if key.startswith("checksum/") or key == "gpuhub.io/certificate"]:
+        for key in [key for key in marks if key.startswith("checksum/") or key in _OF_SECRETS]:
             marks[key] = "(of secrets too)"
     # Where the smoke test's first server happened to start.
     annotations = {key: value for key, value in annotations.items() if not key.endswith("selected-node")}
@@ -139,6 +141,7 @@ def _common(item: dict[str, Any]) -> Any:
 
 
 def _without_drawn(text: str) -> str:
-    """A JSON text without certificates, keys and the address of the worker that joined first."""
+    """A JSON text without certificates, keys, the address of the worker that joined first, and uids of jobs."""
     text = re.sub(r"-----BEGIN .*?-----END [A-Z ]+-----", "(drawn)", text)
-    return re.sub(r"can-reach=[0-9.]+", "can-reach=(drawn)", text)
+    text = re.sub(r"can-reach=[0-9.]+", "can-reach=(drawn)", text)
+    return re.sub(r'(controller-uid": )"[0-9a-f-]+"', r'\1"(drawn)"', text)

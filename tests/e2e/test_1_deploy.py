@@ -136,7 +136,7 @@ def test_images_are_on_the_data_disk_where_there_is_one(from_nothing, deployment
 
 
 def test_a_storage_class_that_is_not_there_is_named_before_any_change(from_nothing, deployment):
-    refused = deployment.play("-e", "jupyterhub_home_storage_class=ceph-of-the-site")
+    refused = deployment.play("--check", "-e", "jupyterhub_home_storage_class=ceph-of-the-site")
     assert refused.code != 0
     assert refused.changed == 0, refused.changed_tasks()
     assert "name ceph-of-the-site, which the cluster does not have" in refused.output
@@ -179,7 +179,7 @@ def test_images_that_run_are_in_the_manifest(from_nothing, deployment):
     bundle = json.loads((CACHE / "bundle/manifest.json").read_text())
     known = {image["reference"] for image in bundle["images"]}
     running = {
-        container["image"]
+        container["image"].partition("@")[0]
         for pod in deployment.objects("pods")
         for container in pod["spec"]["containers"] + pod["spec"].get("initContainers", [])
     }

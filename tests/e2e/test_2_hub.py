@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Iterator
 
 import pytest
-from harness import HUB, OUTPUT, WORKERS, Deployment, browser_on_the_bastion, run_cell, wait_for
+from harness import (
+    HUB,
+    OUTPUT,
+    WORKERS,
+    Deployment,
+    approve,
+    browser_on_the_bastion,
+    log_in,
+    run_cell,
+    sign_up,
+    start_server,
+    stop_server,
+    wait_for,
+)
 from playwright.sync_api import Browser, Page, expect
 
 RESEARCHER = "grace"
@@ -30,13 +42,6 @@ def researcher(browser) -> Iterator[Page]:
     yield page
 
 
-def log_in(page: Page, name: str, password: str) -> None:
-    page.goto(f"{HUB}/hub/login")
-    page.fill("input[name=username]", name)
-    page.fill("input[name=password]", password)
-    page.click("input[type=submit], button[type=submit]")
-
-
 def photograph(page: Page, name: str) -> None:
     page.screenshot(path=OUTPUT / f"{name}.png")
 
@@ -56,13 +61,8 @@ def boot_of(deployment: Deployment, node: str) -> str:
 
 
 def test_sign_up_waits_for_an_administrator(researcher):
-    researcher.goto(f"{HUB}/hub/signup")
-    researcher.fill("input[name=username]", RESEARCHER)
-    researcher.fill("input[name=signup_password]", PASSWORD)
-    researcher.fill("input[name=signup_password_confirmation]", PASSWORD)
+    sign_up(researcher, RESEARCHER, PASSWORD)
     photograph(researcher, "1-sign-up")
-    researcher.click("input[type=submit], button[type=submit]")
-    expect(researcher.locator("body")).to_contain_text(re.compile("sent to the admin|created", re.I))
     log_in(researcher, RESEARCHER, PASSWORD)
     assert "/hub/login" in researcher.url, "not approved yet"
 
@@ -70,20 +70,13 @@ def test_sign_up_waits_for_an_administrator(researcher):
 def test_the_administrator_approves(deployment, browser):
     page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
     log_in(page, "admin", deployment.secret("jupyterhub-password-admin"))
-    page.goto(f"{HUB}/hub/authorize")
+    approve(page, RESEARCHER)
     photograph(page, "2-approval")
-    row = page.locator("tr", has_text=RESEARCHER)
-    row.get_by_text("Authorize", exact=True).click()
-    page.goto(f"{HUB}/hub/authorize")
-    expect(row).to_contain_text("Yes")
 
 
 def test_a_server_starts_on_a_worker(deployment, researcher):
     log_in(researcher, RESEARCHER, PASSWORD)
-    researcher.wait_for_url(re.compile(rf"/user/{RESEARCHER}/|/hub/(home|spawn)"), timeout=120_000)
-    if "/user/" not in researcher.url:
-        researcher.goto(f"{HUB}/hub/spawn")
-        researcher.wait_for_url(re.compile(rf"/user/{RESEARCHER}/"), timeout=120_000)
+    start_server(researcher, RESEARCHER)
     assert pod_of(deployment, RESEARCHER)["spec"]["nodeName"] in WORKERS
 
 
@@ -116,7 +109,7 @@ def test_the_server_and_its_file_survive_a_reboot_of_the_worker(deployment, rese
 def test_the_server_stops(deployment, researcher):
     researcher.goto(f"{HUB}/hub/home")
     photograph(researcher, "4-home")
-    researcher.click("#stop")
+    stop_server(researcher)
     wait_for(
         "the pod is gone",
         lambda: (

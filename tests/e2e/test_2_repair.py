@@ -209,6 +209,13 @@ FAULTS = [
     ),
     Fault(
         "jupyterhub",
+        "the portal's token is another in the hub's secret",
+        patch("jhub", "secret/gpuhub-usage-portal", {"data": {"token": "bm90aGluZw=="}}),
+        "Secret jhub/gpuhub-usage-portal",
+        shows("jhub", "secret/gpuhub-usage-portal", "{.data.token}", "bm90aGluZw=="),
+    ),
+    Fault(
+        "jupyterhub",
         "notebooks may reach everything",
         kubectl("-n", "jhub", "delete", "networkpolicy/singleuser"),
         "NetworkPolicy jhub/singleuser",
@@ -229,6 +236,34 @@ FAULTS = [
             "/snap/microk8s/current/bin/helm --kubeconfig /var/snap/microk8s/current/credentials/client.config"
             " -n jhub get values jupyterhub -o json | grep -q '\"capacity\":\"1Gi\"'",
         ),
+    ),
+    Fault(
+        "usage_portal",
+        "the collector may read nothing",
+        patch("default", "clusterrole/gpuhub-usage-portal-collector", {"rules": []}),
+        "ClusterRole gpuhub-usage-portal-collector",
+        lambda d: not json.loads(d.kubectl("get", "clusterrole/gpuhub-usage-portal-collector", "-o", "json"))["rules"],
+    ),
+    Fault(
+        "usage_portal",
+        "the portal is scaled away",
+        kubectl("-n", "usage-portal", "scale", "deployment/usage-portal", "--replicas=0"),
+        "Deployment usage-portal/usage-portal",
+        shows("usage-portal", "deployment/usage-portal", "{.spec.replicas}", "0"),
+    ),
+    Fault(
+        "usage_portal",
+        "everybody may reach the database",
+        kubectl("-n", "usage-portal", "delete", "networkpolicy/usage-portal-database"),
+        "NetworkPolicy usage-portal/usage-portal-database",
+        gone("usage-portal", "networkpolicy/usage-portal-database"),
+    ),
+    Fault(
+        "usage_portal",
+        "the hub's token is another in the portal's secret",
+        patch("usage-portal", "secret/usage-portal", {"data": {"hub-token": "bm90aGluZw=="}}),
+        "Secret usage-portal/usage-portal",
+        shows("usage-portal", "secret/usage-portal", "{.data.hub-token}", "bm90aGluZw=="),
     ),
 ]  # fmt: skip
 

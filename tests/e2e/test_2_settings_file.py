@@ -11,8 +11,9 @@ import yaml
 from harness import Deployment, Play
 
 FILE = ("-e", "gpuhub_env_file=tests/e2e/data/jhub.env")
-UNBUILT = ["USE_GPU_OPERATOR", "ENABLE_IB", "ENABLE_USAGE_LIMIT_ENFORCER", "ENABLE_IDLE_CULLER"]
-IGNORE = ("-e", json.dumps({"gpuhub_env_ignore": UNBUILT}))
+UNBUILT = ["USE_GPU_OPERATOR", "ENABLE_IB", "ENABLE_IDLE_CULLER"]
+# The portal that the file names is nowhere.
+IGNORE = ("-e", json.dumps({"gpuhub_env_ignore": [*UNBUILT, "ENABLE_USAGE_LIMIT_ENFORCER"]}))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import certificates
 import pytest
-from harness import HEAD, HUB, Deployment, Play, browser_on_the_bastion, run_cell, wait_for
+from harness import (
+    HEAD,
+    HUB,
+    Deployment,
+    Play,
+    browser_on_the_bastion,
+    run_cell,
+    start_server,
+    stop_server,
+    wait_for,
+)
 from playwright.sync_api import Page, WebSocket
 
 NAME = "hub.example.com"
@@ -175,8 +185,8 @@ def test_a_notebook_by_https(deployment, page, sockets):
     page.fill("input[name=password]", deployment.secret("jupyterhub-password-admin"))
     page.click("input[type=submit], button[type=submit]")
     page.wait_for_url(re.compile(rf"{SITE}/(user/admin/|hub/(home|spawn))"))
-    page.goto(f"{SITE}/hub/spawn")
-    page.wait_for_url(re.compile(rf"{SITE}/user/admin/"), timeout=120_000)
+    start_server(page, "admin", hub=SITE)
+    assert page.url.startswith(f"{SITE}/user/admin/")
     cookies = page.context.cookies(f"{SITE}/hub/")
     assert cookies
     assert all(cookie["secure"] for cookie in cookies), cookies
@@ -278,8 +288,7 @@ def test_no_user_with_a_hostile_name(deployment, page):
 
 
 def test_uninstalled(deployment, published, page):
-    page.goto(f"{SITE}/hub/home")
-    page.click("#stop")
+    stop_server(page, SITE)
     page.locator("#stop").wait_for(state="hidden")
     removed = deployment.role("nginx", "uninstall")
     assert removed.code == 0, removed.output

@@ -20,9 +20,9 @@ SEED = int(os.environ.get("GPUHUB_SEED") or random.SystemRandom().randrange(10**
 SOAK = bool(os.environ.get("GPUHUB_SOAK"))
 # A soak takes hours: GPUHUB_SOAK_PART=2/4 cuts at the second of every four tasks.
 PART, PARTS = (int(number) for number in os.environ.get("GPUHUB_SOAK_PART", "1/1").split("/"))
-# Of the more than 110 tasks that begin in a run from bare hosts, about those from the first that changes something to
+# Of the more than 125 tasks that begin in a run from bare hosts, about those from the first that changes something to
 # the last. One that is included from two places counts twice.
-CHANGING = range(36, 104)
+CHANGING = range(38, 119)
 # Seconds that a run may go on after a host, a cable or a disk has failed it.
 PATIENCE = 12
 FAILED, UNREACHABLE = 2, 4

@@ -27,6 +27,8 @@ ADMINISTRATORS = ["admin", "boss", "carol"]
 GENERATED = [
     *(f"jupyterhub-{name}" for name in ("proxy-token", "cookie-secret", "crypt-key", "smoke-token")),
     *(f"jupyterhub-password-{name}" for name in ADMINISTRATORS),
+    *(f"usage-portal-{name}" for name in ("admin-token", "hub-token", "hub-client-secret", "cookie-secret")),
+    "usage-portal-database-password",
 ]
 MICROK8S = "/var/snap/microk8s/current"
 # Keys that hosts have made themselves.
@@ -48,6 +50,14 @@ export GITHUB_CLIENT_ID=client
 export GITHUB_CLIENT_SECRET="{0[GITHUB_CLIENT_SECRET]}"
 export GITHUB_CALLBACK_URL=https://hub.example.com/hub/oauth_callback
 """
+BROUGHT = (
+    "GITHUB_CLIENT_SECRET",
+    "registry password",
+    "become password",
+    "a value without an end",
+    "site database password",
+    "copy password",
+)
 # Where a run fails, by the settings that make it; what is spelled {name} is that secret.
 FAILURES = {
     "settings, of what does not exist yet": {"gpuhub_env_ignore": []},
@@ -62,6 +72,10 @@ FAILURES = {
     "jupyterhub, the file of values": {"__jupyterhub_values_file": "/proc/no/such/file"},
     "jupyterhub, helm": {"__jupyterhub_helm": "/bin/false"},
     "jupyterhub, the smoke test": {"jupyterhub_smoke_test_timeout": 1},
+    "usage_portal, a database that is not there": {
+        "usage_portal_database_url": "postgresql://portal:{site database password}@10.77.0.1:5999/portal",
+        "usage_portal_ready_timeout": 12,
+    },
 }
 # Never left out: it explains itself by objects, events and logs.
 TIME_OUT = "jupyterhub, a hub that no node takes"
@@ -118,7 +132,7 @@ class Runs:
                 words = [word for word in self.deployment.on(host, script).split() if len(word) >= 20]
                 # The first line of a key is like that of all others of its kind.
                 self.secrets[f"{host}: {name}"] = words[-1 if len(words) < 3 else 1]
-        for name in ("GITHUB_CLIENT_SECRET", "registry password", "become password", "a value without an end"):
+        for name in BROUGHT:
             self.secrets[name] = token_hex(16)
         (self.folder / "jhub.env").write_text(ENV_FILE.format(self.secrets))
         fault = f"export AZUREAD_CLIENT_SECRET='{self.secrets['a value without an end']}\n"
@@ -137,6 +151,8 @@ class Runs:
             "nginx_server_name": "hub.example.com",
             "nginx_certificate_file": str(self.folder / "tls/tls.crt"),
             "nginx_certificate_key_file": str(self.folder / "tls/tls.key"),
+            # Nobody is there: the copy waits.
+            "usage_portal_mysql_url": f"mysql://copy:{self.secrets['copy password']}@10.77.0.1:3999/usage",
             **{
                 key: value.format_map(self.secrets) if isinstance(value, str) else value
                 for key, value in settings.items()
