@@ -5,11 +5,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lab try collection lint sanity unit lab-test e2e deployed molecule bench test soak clean
+.PHONY: help venv lab try collection lint sanity unit lab-test e2e deployed molecule bench bench-portal mutants test soak clean
 # The lab that is deployed from nothing; each part of the end-to-end tests goes on from there on a lab of its own.
 export GPUHUB_LAB_NAME := $(or $(GPUHUB_LAB_NAME),lab)
 PARTS := $(shell ls tests/e2e | sed -n 's/^test_\([2-9]\)_.*/e2e-\1/p' | sort --unique)
-.PHONY: e2e-deploy molecule-drawn labs $(PARTS)
+.PHONY: histories e2e-deploy molecule-drawn labs $(PARTS)
 
 CACHE := $(or $(GPUHUB_LAB_CACHE),$(HOME)/.cache/gpuhub-lab)
 VENV := $(CACHE)/venv/current
@@ -19,7 +19,7 @@ BEGINS = { echo "$$(date +%T) $@" >&3; } 2>/dev/null || true
 PLAY = $(LAB) run ansible-playbook -i inventories/lab
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
 venv:
 	@lab/venv >/dev/null
@@ -31,6 +31,8 @@ lab: venv ## emulated hosts with nothing on them, and a bundle to deploy from
 try: lab ## deploy the lab with site.yml and publish the hub on this machine's loopback
 	$(PLAY) playbooks/site.yml
 	@$(LAB) publish
+	@echo 'http://127.0.0.1:29781/ is the usage portal:'
+	@echo '  curl -H "Authorization: Bearer $$(lab/lab exec head cat /var/lib/gpuhub/secrets/usage-portal-admin-token)" http://127.0.0.1:29781/users/alice/limits'
 
 collection: venv ## the archive that `ansible-galaxy collection install` takes, in tests/output
 	@.ci/collection tests/output
@@ -50,9 +52,17 @@ sanity: venv ## that archive, as Ansible's own tools judge it
 	@$(BEGINS)
 	tests/sanity/run "$$(.ci/collection tests/output)"
 
-unit: venv ## pure functions
+unit: venv ## pure functions; the ledger on a PostgreSQL, its copy on a MariaDB, a sample of the simulator's histories
 	@$(BEGINS)
-	pytest tests/unit
+	@tests/install-mariadb
+	pytest tests/unit tests/simulator
+
+HISTORIES := 10000
+histories: venv ## the simulator's histories in full: make histories HISTORIES=10000 GPUHUB_SEED=1
+	cd tests && PYTHONPATH=. python -m simulator --histories $(HISTORIES)
+
+mutants: venv ## changes to ledger and collector that their tests must notice; an hour, SAMPLE=400 draws so many
+	PYTHONPATH=tests GPUHUB_MUTANTS_SAMPLE=$(SAMPLE) python tests/mutants $(if $(NAMES),'$(NAMES)')
 
 lab-test: venv ## the lab itself and its doubles
 	@$(BEGINS)
@@ -86,8 +96,12 @@ molecule: deployed ## a scenario for each role on the deployed lab; SCENARIO=cal
 	$(LAB) run molecule test $(if $(SCENARIO),-s $(SCENARIO),--all)
 	@$(LAB) load deployed
 
+BENCH = missed=0; for bench in $(1); do PYTHONPATH=tests:collections python $$bench || missed=1; done; exit $$missed
 bench: deployed ## ratios against references that run beside them; fails where a goal is missed
-	@missed=0; for bench in tests/bench/bench_*.py; do PYTHONPATH=tests:collections python $$bench || missed=1; done; exit $$missed
+	@$(call BENCH,tests/bench/bench_*.py)
+
+bench-portal: venv ## those of the usage portal, its collector and the hub, which need no lab
+	@$(call BENCH,tests/bench/bench_portal_*.py)
 
 test: ## everything that CI runs; what runs beside the labs says at once that it begins, and at its end what it printed
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target labs lint sanity unit lab-test 3>&1
@@ -99,7 +113,7 @@ labs:
 	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 e2e molecule-drawn
 
 soak: export GPUHUB_SOAK = 1
-soak: e2e molecule ## the full figures: every fault, every task cut off, every scenario; hours, docs/testing.md has parts
+soak: unit histories e2e molecule ## the full figures: every history, fault, task cut off, scenario; hours, docs/testing.md has parts
 
 clean: ## remove the labs; the cache stays
 	@for lab in $(GPUHUB_LAB_NAME) $(PARTS:e2e-%=$(GPUHUB_LAB_NAME)-%) $(GPUHUB_LAB_NAME)-m; do GPUHUB_LAB_NAME=$$lab $(LAB) clean; done
