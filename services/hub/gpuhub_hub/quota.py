@@ -6,7 +6,8 @@ one thread is a lock. Then the portal, if it keeps reservations, decides for the
 
 Each grant is judged with every grant before it, so that those together never exceed what was known, whichever of them
 the portal has heard of: it may be away (then the last answer counts while it is younger than a setting, and the grants
-are handed in when it is back), or know limits and use only, and use with a delay.
+are handed in when it is back), or know limits and use only, and use with a delay. An answer that was on its way while a
+grant was recorded may have it or not; who would be refused by counting it twice is judged again by a newer answer.
 
 A reservation is kept until the portal says that it is settled, also while the server runs: its pod may not be seen yet.
 """
@@ -15,11 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Callable, Protocol
 
 from gpuhub_core import quota_profiles
 from gpuhub_core.gpu_products import ANY
@@ -33,6 +36,8 @@ RESERVATION_LABEL = "gpuhub.io/reservation"
 GPU_TYPE_ANNOTATION = "gpuhub.io/gpu-type"
 _USER_ANNOTATION = "hub.jupyter.org/username"
 _ENDED = ("Succeeded", "Failed")
+# How often a refusal that may come of counting a grant twice is looked at; others may go on being granted meanwhile.
+_LOOKS = 5
 
 log = logging.getLogger("jupyterhub.gpuhub")
 
@@ -73,8 +78,11 @@ class Grant:
     expires_at: float = 0
     # Answers asked for after this count it as use; None: none does yet.
     known_at: float | None = None
+    # Answers that came after this may count it.
+    perhaps_known_at: float = math.inf
     asked: bool = False
-    asking: bool = False
+    # Set when the portal has answered; None while it is not asked.
+    asking: asyncio.Event | None = None
     # The portal has seen its pod.
     settled: bool = False
     # The portal does not want to know of it.
@@ -87,6 +95,12 @@ class Grant:
         if self.known_at is None or self.known_at >= answer.sent_at:
             return False
         return self.settled or self.refused or not self.reservation or answer.received_at < self.expires_at
+
+    def is_perhaps_known_to(self, answer: Account) -> bool:
+        """Whether an answer may count it or not, which a newer one makes certain."""
+        if self.perhaps_known_at >= answer.received_at:
+            return False
+        return bool(self.asking) or (self.known_at is not None and answer.sent_at <= self.known_at <= time.monotonic())
 
     @property
     def label(self) -> str:
@@ -188,8 +202,8 @@ class Quota:
     ) -> None:
         self._source, self._settings, self._sizes, self._portal = source, settings, sizes, reservations
         self._accounts: dict[str, Account] = {}
-        # Users whose use has changed since they were asked about.
-        self._changed: set[str] = set()
+        # When the use of a user has changed; answers from before are not used again.
+        self._changed: dict[str, float] = {}
         # The latest answer that tells what is free.
         self._free: Account | None = None
         # In the order in which they were judged.
@@ -199,20 +213,18 @@ class Quota:
 
     async def view(self, username: str, home_node: str = "") -> View:
         """What a user may start now. Raises NotGrantedError where nothing is known."""
-        account, away = await self._account(username, home_node)
-        return View(tuple(self._judged(account, profile, username) for profile in account.profiles), account, away)
+        return await self._judge(username, home_node, lambda account: account.profiles)
 
     async def check(self, username: str, slug: Any, home_node: str = "") -> str:
         """Return the slug of the size that would be granted now; nothing is reserved. Raises NotGrantedError."""
-        account, away = await self._account(username, home_node)
-        return self._choose(account, away, username, slug).slug
+        return _first_offered(await self._judge(username, home_node, partial(_candidates, slug=slug))).slug
 
     async def admit(self, username: str, servername: str, slug: Any, home_node: str = "") -> Grant:
         """Grant a start; `slug` None is the first size that can be had. Raises NotGrantedError."""
-        account, away = await self._account(username, home_node)
-        grant = Grant(username, servername, self._choose(account, away, username, slug), home_node)
+        view = await self._judge(username, home_node, partial(_candidates, slug=slug))
+        grant = Grant(username, servername, _first_offered(view), home_node)
         self._grants[grant.key] = grant
-        if self._portal and not away:
+        if self._portal and not view.away:
             try:
                 await self._reserve(grant)
             except PortalRefusedError as error:
@@ -263,7 +275,7 @@ class Quota:
             if label not in labels:
                 grant = self._grants[label] = _of_pod(label, pod)
                 if self._portal:
-                    grant.known_at = time.monotonic()
+                    grant.known_at, grant.perhaps_known_at = time.monotonic(), 0
             if grant and grant.adopted and not grant.running and status.get("phase") == "Running":
                 self.started(grant)
         for grant in [grant for grant in self._grants.values() if grant.adopted and grant.key not in there]:
@@ -341,12 +353,14 @@ class Quota:
             self._releases[grant.key] = grant
 
     async def _reserve(self, grant: Grant, granted: bool = False) -> None:
-        grant.asked = grant.asking = True
         asked_at = time.monotonic()
+        grant.asked, grant.perhaps_known_at = True, min(grant.perhaps_known_at, asked_at)
+        answered = grant.asking = asyncio.Event()
         try:
             reservation = await self._portal.reserve(grant.key, grant.username, grant.profile, grant.home_node, granted)
         finally:
-            grant.asking = False
+            grant.asking = None
+            answered.set()
         grant.reservation, grant.known_at = reservation.id, time.monotonic()
         self._holds(grant, reservation, asked_at)
 
@@ -374,20 +388,18 @@ class Quota:
         except PortalRefusedError as error:
             log.info("Reservation %s was over already: %s", grant.key, error)
         self._releases.pop(grant.key, None)
-        self._changed.add(grant.username)
+        self._note_change(grant.username)
 
     async def _account(self, username: str, home_node: str) -> tuple[Account, bool]:
         """What is known about a user, and whether that is the last answer of a portal that is away."""
         known, now = self._accounts.get(username), time.monotonic()
-        if known and now - known.sent_at <= self._settings.reuse and username not in self._changed:
+        if known and now - known.sent_at <= self._settings.reuse and known.sent_at > self._changed.get(username, 0):
             return known, False
-        self._changed.discard(username)
         try:
             account = await self._source.account(username, home_node)
         except PortalRefusedError as error:
             raise NotGrantedError(Reason("unknown_user", "", {})) from error
         except PortalAwayError as error:
-            self._changed.add(username)
             known = self._accounts.get(username)
             if known is None or time.monotonic() - known.sent_at > self._settings.last_known:
                 log.warning("'%s' can start nothing: %s", username, error)
@@ -400,22 +412,23 @@ class Quota:
             self._free = account
         return known, False
 
-    def _choose(self, account: Account, away: bool, username: str, slug: Any) -> Profile:
-        """The profile that a request means, if it can be granted. Nothing here waits."""
-        known = {profile.slug: profile for profile in account.profiles}
-        names = {"slugs": ", ".join(known)}
-        if not known:
-            raise NotGrantedError(Reason("no_sizes", "", {}))
-        if slug is not None and not isinstance(slug, str):
-            raise NotGrantedError(Reason("no_size_named", "", names))
-        if slug and slug not in known:
-            raise NotGrantedError(Reason("no_such_size", "", {"slug": slug[:100], **names}))
-        candidates = [known[slug]] if slug else list(known.values())
-        judged = [self._judged(account, profile, username) for profile in candidates]
-        offered = [profile for profile in judged if profile.reason is None]
-        if not offered:
-            raise NotGrantedError(judged[0].reason, judged[0], account if away else None)
-        return offered[0]
+    async def _judge(
+        self, username: str, home_node: str, candidates: Callable[[Account], Iterable[Profile]]
+    ) -> View:
+        """Which of the candidates can be granted. Nothing is awaited after that was judged."""
+        for look in range(_LOOKS):
+            account, away = await self._account(username, home_node)
+            profiles = [(profile, self._judged(account, profile, username)) for profile in candidates(account)]
+            view = View(tuple(judged for _, judged in profiles), account, away)
+            by_grants = any(judged.reason and not profile.reason for profile, judged in profiles)
+            uncertain = self._perhaps_known(account, username)
+            if away or not by_grants or not uncertain or look == _LOOKS - 1:
+                break
+            for grant in uncertain:
+                if grant.asking:
+                    await grant.asking.wait()
+            self._note_change(username)
+        return view
 
     def _judged(self, account: Account, profile: Profile, username: str) -> Profile:
         """A profile with the reason why it cannot be granted, if there is one."""
@@ -451,9 +464,42 @@ class Quota:
         """Grants that an answer does not count."""
         return [grant for grant in self._grants.values() if not grant.is_known_to(answer)]
 
+    def _perhaps_known(self, account: Account, username: str) -> list[Grant]:
+        """Grants that count beside what an answer says, of which it may have some itself."""
+        mine = [grant for grant in self._unknown_to(account) if grant.username == username]
+        uncertain = [grant for grant in mine if grant.is_perhaps_known_to(account)]
+        if self._free:
+            uncertain += [grant for grant in self._unknown_to(self._free) if grant.is_perhaps_known_to(self._free)]
+        return uncertain
+
     def _forget(self, grant: Grant) -> None:
         self._grants.pop(grant.key, None)
-        self._changed.add(grant.username)
+        self._note_change(grant.username)
+
+    def _note_change(self, username: str) -> None:
+        self._changed[username] = time.monotonic()
+
+
+def _candidates(account: Account, slug: Any) -> Iterable[Profile]:
+    """The profiles that a request means. Raises NotGrantedError."""
+    known = {profile.slug: profile for profile in account.profiles}
+    names = {"slugs": ", ".join(known)}
+    if not known:
+        raise NotGrantedError(Reason("no_sizes", "", {}))
+    if slug is not None and not isinstance(slug, str):
+        raise NotGrantedError(Reason("no_size_named", "", names))
+    if slug and slug not in known:
+        raise NotGrantedError(Reason("no_such_size", "", {"slug": slug[:100], **names}))
+    return [known[slug]] if slug else known.values()
+
+
+def _first_offered(view: View) -> Profile:
+    """Raises NotGrantedError."""
+    for profile in view.profiles:
+        if profile.reason is None:
+            return profile
+    first = view.profiles[0]
+    raise NotGrantedError(first.reason, first, view.account if view.away else None)
 
 
 def _of_pod(label: str, pod: Mapping[str, Any]) -> Grant:

@@ -704,3 +704,88 @@ def test_knowledge_does_not_go_back(modules, portal):
         assert quota._accounts["alice"].limits.gpu == 1
 
     with_quota(modules, portal, work)
+
+
+def hold(client, path: str, answer: bool = False) -> tuple[asyncio.Event, asyncio.Event]:
+    """Hold the next question of a path, or its answer, on its way; return what is set then, and what lets it go on."""
+    ask, there, go_on = client._ask, asyncio.Event(), asyncio.Event()
+
+    async def held(method, asked, *rest):
+        if asked != path or there.is_set():
+            return await ask(method, asked, *rest)
+        answered = await ask(method, asked, *rest) if answer else None
+        there.set()
+        await go_on.wait()
+        return answered or await ask(method, asked, *rest)
+
+    client._ask = held
+    return there, go_on
+
+
+async def is_offered(quota, username: str) -> bool:
+    return {profile.slug: profile for profile in (await quota.view(username)).profiles}["gpu-a100-1"].reason is None
+
+
+DOORS = {
+    "start": lambda quota, username: quota.admit(username, "two", "gpu-a100-1"),
+    "check": lambda quota, username: quota.check(username, "gpu-a100-1"),
+    "form": is_offered,
+}
+
+
+async def overtaken(quota, door: str, username: str, answer: bool = False):
+    """What a door says to one whose question, or its answer, is on its way while a start of alice's is recorded."""
+    there, go_on = hold(quota._portal, "/users/alice/profiles")
+    first = asyncio.create_task(quota.admit("alice", "one", "gpu-a100-1"))
+    await there.wait()
+    there, late = hold(quota._portal, f"/users/{username}/profiles", answer)
+    task = asyncio.create_task(DOORS[door](quota, username))
+    await there.wait()
+    go_on.set()
+    await first
+    late.set()
+    return await task
+
+
+@pytest.mark.parametrize("username", ["alice", "bob"])
+@pytest.mark.parametrize("door", DOORS)
+def test_a_start_recorded_while_an_answer_was_on_its_way_counts_once(modules, portal, door, username):
+    """The answer has it already; there is room for both, in alice's limit and of free GPUs."""
+    portal.nodes = {"node-1": 2}
+
+    async def work(quota):
+        assert await overtaken(quota, door, username)
+
+    with_quota(modules, portal, work)
+
+
+def test_who_is_above_the_limit_is_looked_at_once_more_and_refused(modules, portal):
+    portal.limits["alice"] = 1
+
+    async def work(quota):
+        assert await refused(modules, overtaken(quota, "start", "alice", answer=True)) == "over_limit"
+
+    with_quota(modules, portal, work)
+    assert len(portal.active()) == 1
+    assert portal.asked("GET", "/users/alice/profiles") == 3
+
+
+def test_a_start_waits_for_one_that_comes_to_nothing(modules, portal):
+    """The first of two has the only GPU until the portal refuses it."""
+    portal.limits["alice"] = 1
+    portal.refuse = lambda wish: {"code": "none_free", "detail": "none"} if len(portal.wishes) == 1 else None
+
+    async def work(quota):
+        there, go_on = hold(quota._portal, "/reservations")
+        first = asyncio.create_task(quota.admit("alice", "one", "gpu-a100-1"))
+        await there.wait()
+        known = quota._accounts["alice"]
+        second = asyncio.create_task(quota.admit("alice", "two", "gpu-a100-1"))
+        while quota._accounts["alice"] is known:
+            await asyncio.sleep(0.01)
+        assert not second.done()
+        go_on.set()
+        assert await refused(modules, first) == "none_free"
+        assert (await second).reservation
+
+    with_quota(modules, portal, work)
