@@ -412,9 +412,7 @@ class Quota:
             self._free = account
         return known, False
 
-    async def _judge(
-        self, username: str, home_node: str, candidates: Callable[[Account], Iterable[Profile]]
-    ) -> View:
+    async def _judge(self, username: str, home_node: str, candidates: Callable[[Account], Iterable[Profile]]) -> View:
         """Which of the candidates can be granted. Nothing is awaited after that was judged."""
         for look in range(_LOOKS):
             account, away = await self._account(username, home_node)

@@ -179,7 +179,7 @@ class SpawningHub(Hub):
 
     def portal(self, portal: spawn_doubles.Portal, **settings) -> dict:
         """Settings for a portal, quick to notice that it is away or back."""
-        waits = {"timeout_seconds": 1, "retry_seconds": 0.1, "reuse_seconds": 1, "enforcement_seconds": 0.5}
+        waits = {"timeout_seconds": 5, "retry_seconds": 0.1, "reuse_seconds": 1, "enforcement_seconds": 0.5}
         state = {"state_file": str(self.folder / "gpuhub.sqlite")}
         address = {"url": portal.url, "token_file": str(portal.token_file), "external": portal.external}
         return {"portal": {**address, **waits, **state, **settings}, "sizes": spawn_doubles.SIZES}

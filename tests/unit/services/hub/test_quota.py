@@ -75,20 +75,20 @@ def portal(make_portal, cluster):
     return make_portal(cluster)
 
 
-def make(modules, portal, **settings):
+def make(modules, portal, timeout, **settings):
     """A quota on a portal of the platform; its connection is closed by `with_quota`."""
     portal_client, quota, sizes = modules
-    client = portal_client.PortalClient(portal.url, portal.token_file, timeout_seconds=1, retry_seconds=0.05)
+    client = portal_client.PortalClient(portal.url, portal.token_file, timeout_seconds=timeout, retry_seconds=0.05)
     source = quota.LimitsSource(client, sizes) if portal.external else quota.PortalSource(client)
     limits = quota.Settings(**{"reuse": 0, "lag": 10, **settings})
     return quota.Quota(source, limits, sizes, None if portal.external else client), client
 
 
-def with_quota(modules, portal, work, **settings):
-    """Run `work(quota)` with the quota's keeper beside it."""
+def with_quota(modules, portal, work, timeout=5, **settings):
+    """Run `work(quota)` with the quota's keeper beside it; `timeout`: seconds that an answer may take."""
 
     async def run():
-        quota, client = make(modules, portal, **settings)
+        quota, client = make(modules, portal, timeout, **settings)
         keeper = asyncio.create_task(quota.keep())
         try:
             # What goes wrong in a task of its own would be waited for.
@@ -171,7 +171,7 @@ def test_a_storm_while_the_portal_dies_and_comes_back(modules, portal, cluster, 
                         cluster.run(await quota.admit(username, str(uuid.uuid4()), "gpu-a100-1"))
         return outcomes
 
-    outcomes = with_quota(modules, portal, storm, lag=LAG)
+    outcomes = with_quota(modules, portal, storm, timeout=1, lag=LAG)
     assert max(count for name, count in cluster.most.items() if name) == 2, outcomes
     assert cluster.most[""] == sum(portal.nodes.values()), outcomes
     assert outcomes["runs"] and outcomes["over_limit"], outcomes

@@ -32,7 +32,7 @@ def portal(make_portal, kube):
 def hub(make_spawning_hub, kube, portal):
     """A hub with the platform's own portal, that exits after two failures in a row."""
     hub = make_spawning_hub()
-    hub.begin(kube, hub.portal(portal, timeout_seconds=5))
+    hub.begin(kube, hub.portal(portal))
     return hub
 
 
@@ -43,7 +43,9 @@ def user(hub, kube, portal, request):
     name = f"{words[:36].strip('-')}-{next(NUMBERS)}"
     hub.add(name)
     yield name
-    portal.mode, kube.held = "up", lambda pod: False
+    if portal.mode != "up":
+        come_back(portal)
+    kube.held = lambda pod: False
     for server in hub.servers(name):
         hub.end_server(name, server)
 
@@ -53,6 +55,14 @@ def browser(hub, user):
     browser = hub.browser()
     assert browser.login(user, "anything")
     return browser
+
+
+def come_back(portal) -> None:
+    """Let the portal be itself again, and wait until the hub knows it: whatever it asked before has failed by then."""
+    portal.mode = "up"
+    wait_for("questions of before to be given up", lambda: all(one.is_closing() for one in portal.waiting))
+    asked = portal.asked("GET", "/enforcement")
+    wait_for("the next question", lambda: portal.asked("GET", "/enforcement") > asked)
 
 
 def slug(gpus: int) -> str:
