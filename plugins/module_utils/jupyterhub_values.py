@@ -226,10 +226,10 @@ def _nulls(value: Any, path: str) -> Iterator[str]:
             yield from _nulls(item, f"{path}.{key}")
 
 
-def _portal(url: str) -> str:
+def _portal(url: str, setting: str = "jupyterhub_usage_portal_url") -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValuesError(f"jupyterhub_usage_portal_url is '{url}'; it is like http://usage-portal.example.com:29781")
+        raise ValuesError(f"{setting} is '{url}'; it is like http://usage-portal.example.com:29781")
     return url.rstrip("/")
 
 
@@ -238,10 +238,11 @@ def _portal_login(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> di
     portal = settings.get("usage_portal") or {}
     if not portal.get("url") or portal.get("external") or not portal.get("public_url"):
         return {"services": {}, "loadRoles": {}}
+    public_url = _portal(portal["public_url"], "jupyterhub_usage_portal_public_url")
     service = {
         "apiToken": secrets["portal_client"],
         "oauth_client_id": f"service-{PORTAL_SERVICE}",
-        "oauth_redirect_uri": f"{_portal(portal['public_url'])}/api/v1/auth/callback",
+        "oauth_redirect_uri": f"{public_url}/api/v1/auth/callback",
         # Who somebody is, and whether they are an administrator.
         "oauth_client_allowed_scopes": ["read:users!user"],
         "oauth_no_confirm": True,

@@ -58,6 +58,7 @@ RULES: Mapping[str, Callable[[Any], Any]] = {
     "microk8s_pod_cidr": check.network,
     "microk8s_service_cidr": check.network,
     "usage_portal_url": _or_empty(check.url),
+    "usage_portal_public_url": check.url,
     "usage_portal_token": _or_empty(check.one_line),
     "offline_images_registry_namespace": check.label,
     "offline_images_site_registry": _or_empty(check.registry),

@@ -1,7 +1,8 @@
-"""HTTPS: a researcher works by it, a renewed certificate is taken up while they do, and it can be taken away again."""
+"""HTTPS: people work by it, a renewed certificate is taken up while they do, and it can be taken away again."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from harness import (
     HEAD,
     HUB,
+    PORTAL,
     Deployment,
     Play,
     browser_on_the_bastion,
@@ -26,6 +28,7 @@ from playwright.sync_api import Page, WebSocket
 NAME = "hub.example.com"
 ADDRESS = "10.77.0.11"
 SITE = f"https://{NAME}"
+SITE_PORTAL = f"{SITE}:8443"
 TLS = "/etc/gpuhub/nginx"
 LARGE = 50 * 2**20
 
@@ -72,6 +75,8 @@ def test_what_cannot_be_published_is_refused_before_any_change(deployment, autho
         "is not the key of": [*ON, *authorities.settings("good", key_of="expired")],
         "give both, or none": [*ON, f"-enginx_certificate_file={authorities.pair('good').certificate_file}"],
         'users:(("kubeli': [*ON, "-enginx_https_port=10250"],
+        "nginx_usage_portal_port is 443": [*ON, "-enginx_usage_portal_port=443"],
+        "nginx_usage_portal_port is 10250, and a port is taken": [*ON, "-enginx_usage_portal_port=10250"],
     }
     before = state(deployment)
     for number, (said, settings) in enumerate(rows.items()):
@@ -122,7 +127,7 @@ def served(deployment: Deployment) -> bytes:
 
 def curl(deployment: Deployment, url: str, *arguments: str) -> tuple[int, str]:
     """Status and headers."""
-    resolve = [option for port in (80, 443) for option in ("--resolve", f"{NAME}:{port}:{ADDRESS}")]
+    resolve = [option for port in (80, 443, 8443) for option in ("--resolve", f"{NAME}:{port}:{ADDRESS}")]
     return deployment.http(url, "-k", "-o", "/dev/null", "-D", "-", *resolve, *arguments)
 
 
@@ -132,6 +137,7 @@ def test_is_published(published):
     assert f"{SITE}/hub/authorize" in summary
     assert "/var/lib/gpuhub/pki/ca.crt" in summary
     assert "passwords travel in clear text" not in summary
+    assert f"Usage portal    {SITE_PORTAL}" in summary
 
 
 def test_clear_text_leads_to_https(deployment, published):
@@ -142,6 +148,9 @@ def test_clear_text_leads_to_https(deployment, published):
     assert status == 200
     assert "Strict-Transport-Security: max-age=31536000" in headers
     assert curl(deployment, f"{SITE}/hub/api")[0] == 200
+    status, headers = curl(deployment, f"{SITE_PORTAL}/healthz")
+    assert status == 200
+    assert "Strict-Transport-Security: max-age=31536000" in headers
 
 
 @pytest.mark.parametrize(
@@ -152,6 +161,8 @@ def test_other_names_are_not_answered(deployment, published, header):
         status, headers = curl(deployment, f"{scheme}://{NAME}/hub/login", "-H", header)
         assert status in (refused, 400), (scheme, headers)
         assert "Location" not in headers
+    status, headers = curl(deployment, f"{SITE_PORTAL}/api/v1/auth/login", "-H", header)
+    assert status in (421, 400), headers
 
 
 def test_what_clients_say_of_themselves_is_not_believed(deployment, published):
@@ -194,6 +205,20 @@ def test_a_notebook_by_https(deployment, page, sockets):
     page.locator(".jp-LauncherCard[data-category=Notebook]").first.click()
     assert run_cell(page, "6 * 7") == "42"
     assert [one for one in sockets if not one.is_closed()]
+
+
+def test_a_login_at_the_portal_s_node_port_goes_on_by_https(page):
+    """Whoever begins it in clear text is asked for no password there."""
+    other = page.context.new_page()
+    asked: list[str] = []
+    other.on("request", lambda request: asked.append(request.url))
+    other.goto(f"{PORTAL}/api/v1/auth/login?next=/api/v1/me")
+    assert other.url == f"{SITE_PORTAL}/api/v1/me"
+    assert json.loads(other.inner_text("pre"))["username"] == "admin"
+    assert [url for url in asked if not url.startswith("https:")] == asked[:1]
+    cookies = page.context.cookies(f"{SITE_PORTAL}/api/v1/me")
+    assert [cookie["secure"] for cookie in cookies if cookie["name"] == "gpuhub-usage-portal"] == [True], cookies
+    other.close()
 
 
 def test_a_large_file_is_uploaded(deployment, page):

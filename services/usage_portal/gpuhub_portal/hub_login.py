@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import httpx
 import sqlalchemy as sa
@@ -66,6 +66,7 @@ class Logins:
             secret, salt="state", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
         )
         self._redirect_uri = f"{settings.public_origin}{CALLBACK}"
+        self._public_host = urlsplit(settings.public_origin).netloc
         self._client = httpx.AsyncClient(timeout=10, follow_redirects=False)
         self._known: dict[bytes, tuple[float, Person]] = {}
 
@@ -103,6 +104,17 @@ class Logins:
             return hashlib.sha256(self._signer.unsign(cookie)).digest()
         except (BadSignature, UnicodeEncodeError):
             return None
+
+    def elsewhere(self, request: Request, next_path: str | None) -> Response | None:
+        """Where a login goes on that was begun at another address than the public one, to which the hub sends it back.
+
+        Its cookie would not be found there, and passwords would travel in clear text if it is the port without HTTPS.
+        Once only: a proxy of the site may name this portal otherwise to us.
+        """
+        if request.headers.get("host", "").lower() == self._public_host:
+            return None
+        query = urlencode({"next": local_path(next_path), "moved": "true"})
+        return RedirectResponse(f"{self._settings.public_origin}{COOKIE_PATH}/auth/login?{query}", 302)
 
     def begin(self, next_path: str | None) -> Response:
         """Send the browser to the hub."""
@@ -214,10 +226,13 @@ def _logins(request: Request) -> Logins:
 
 @router.get("/login", status_code=302, response_class=RedirectResponse, responses=documented(404, 422))
 async def login(
-    request: Request, next: Annotated[str | None, Query(max_length=2000, description="A path of this portal")] = None
+    request: Request,
+    next: Annotated[str | None, Query(max_length=2000, description="A path of this portal")] = None,
+    moved: Annotated[bool, Query(description="Begun at another address of this portal, which sent it here")] = False,
 ) -> Response:
-    """Log in by JupyterHub."""
-    return _logins(request).begin(next)
+    """Log in by JupyterHub. One that is begun at another address than the public one goes on there."""
+    logins = _logins(request)
+    return logins.begin(next) if moved else logins.elsewhere(request, next) or logins.begin(next)
 
 
 @router.get(

@@ -221,6 +221,8 @@ def test_people_log_in_at_a_portal_of_ours():
     assert hub["loadRoles"]["user"] == {"scopes": ["self", "access:services!service=usage-portal"]}
     without = build(usage_portal={**there, "external": True})["hub"]
     assert set(without["services"]) == set(without["loadRoles"]) == {"gpuhub-smoke"}
+    with pytest.raises(values.ValuesError, match="jupyterhub_usage_portal_public_url is 'hub:8443'"):
+        build(usage_portal={**there, "public_url": "hub:8443"})
 
 
 def test_a_portal_of_another_system():

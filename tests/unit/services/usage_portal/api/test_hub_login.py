@@ -209,11 +209,26 @@ def test_nobody_is_sent_elsewhere(hub, people, ledger, target):
 
 def test_where_to_go_is_configured_and_not_said_by_the_request(people):
     headers = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
-    location = httpx.get(f"{people.url}/api/v1/auth/login", headers=headers).headers["Location"]
+    begun = httpx.get(f"{people.url}/api/v1/auth/login", params={"next": "/me"}, headers=headers)
+    assert begun.headers["Location"] == f"{people.url}/api/v1/auth/login?next=%2Fme&moved=true"
+    assert "set-cookie" not in begun.headers
+    # Also when whoever sends it on goes on saying so, as a proxy of the site may.
+    location = httpx.get(begun.headers["Location"], headers=headers).headers["Location"]
     asked = parse_qs(urlsplit(location).query)
     assert asked["redirect_uri"] == [f"{people.url}/api/v1/auth/callback"]
     assert asked["code_challenge_method"] == ["S256"] and len(asked["code_challenge"][0]) == 43
     assert "evil" not in location
+
+
+def test_a_login_begun_at_another_address_ends_at_the_public_one(hub, people, ledger):
+    """As at the port without HTTPS: its cookie must be where the hub sends the browser back to."""
+    other = people.url.replace("127.0.0.1", "localhost")
+    with browser() as alice:
+        log_in(alice, hub, people, "alice")
+        alice.post(f"{people.url}/api/v1/auth/logout", headers={"Origin": people.url})
+        answer = alice.get(f"{other}/api/v1/auth/login", params={"next": "/api/v1/me"})
+        answer = follow(alice, answer)
+        assert answer.url == f"{people.url}/api/v1/me" and answer.json()["username"] == "alice"
 
 
 def test_a_login_that_was_not_begun_here_is_refused(hub, people, ledger):
@@ -258,7 +273,8 @@ def test_a_hub_that_does_not_answer_is_said(make_portal, database, people, tmp_p
         cookie_secret_file=tmp_path / "secret",
     ).start()
     with browser() as alice:
-        begun = alice.get(f"{portal.url}/api/v1/auth/login")
+        # Its public address is another one, where nobody answers in this test.
+        begun = alice.get(f"{portal.url}/api/v1/auth/login", params={"moved": "true"})
         state = parse_qs(urlsplit(begun.headers["Location"]).query)["state"][0]
         answer = alice.get(f"{portal.url}/api/v1/auth/callback", params={"code": "x", "state": state})
         problem(answer, 503, "hub_unavailable")
