@@ -125,11 +125,7 @@ def run_cell(page: Page, code: str, index: int = 0) -> str:
                 editor.fill(code)
         return output.count() > 0
 
-    try:
-        wait_for("the cell's output", ran, 60)
-    except AssertionError:
-        page.screenshot(path=OUTPUT / "cell-without-output.png")
-        raise
+    wait_for("the cell's output", ran, 60)
     return output.inner_text().strip()
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 
 import pytest
-from harness import Deployment
+from harness import OUTPUT, Deployment
+from playwright.sync_api import Error, Page
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,3 +28,23 @@ def bare(deployment: Deployment) -> Deployment:
     deployment.lab("up")
     deployment.lab("save", "bare")
     return deployment
+
+
+def pytest_exception_interact(node: pytest.Item, report: pytest.TestReport) -> None:
+    """What a browser shows when a test fails: its address and text beside the failure, a picture in tests/output."""
+    for name, page in _pages(getattr(node, "funcargs", {})):
+        try:
+            words = re.sub(r"\W+", "-", f"{node.name}-{name}")
+            page.screenshot(path=OUTPUT / f"failed-{words}.png")
+            shown = page.inner_text("body", timeout=5000)
+        except Error as error:
+            shown = str(error)
+        report.sections.append((f"page {name}", f"{page.url}\n{shown[:2000]}"))
+
+
+def _pages(fixtures: dict[str, object]) -> Iterator[tuple[str, Page]]:
+    for name, value in fixtures.items():
+        if isinstance(value, Page):
+            yield name, value
+        elif isinstance(value, dict):
+            yield from _pages(value)
