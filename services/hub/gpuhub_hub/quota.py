@@ -418,9 +418,9 @@ class Quota:
             account, away = await self._account(username, home_node)
             profiles = [(profile, self._judged(account, profile, username)) for profile in candidates(account)]
             view = View(tuple(judged for _, judged in profiles), account, away)
-            by_grants = any(judged.reason and not profile.reason for profile, judged in profiles)
-            uncertain = self._perhaps_known(account, username)
-            if away or not by_grants or not uncertain or look == _LOOKS - 1:
+            refused_by_grants = any(judged.reason and not profile.reason for profile, judged in profiles)
+            uncertain = self._perhaps_known(account, username) if refused_by_grants and not away else []
+            if not uncertain or look == _LOOKS - 1:
                 break
             for grant in uncertain:
                 if grant.asking:
