@@ -416,9 +416,10 @@ class Quota:
         """Which of the candidates can be granted. Nothing is awaited after that was judged."""
         for look in range(_LOOKS):
             account, away = await self._account(username, home_node)
-            profiles = [(profile, self._judged(account, profile, username)) for profile in candidates(account)]
-            view = View(tuple(judged for _, judged in profiles), account, away)
-            refused_by_grants = any(judged.reason and not profile.reason for profile, judged in profiles)
+            told = tuple(candidates(account))
+            judged = tuple(self._judged(account, profile, username) for profile in told)
+            view = View(judged, account, away)
+            refused_by_grants = any(mine.reason and not theirs.reason for mine, theirs in zip(judged, told))
             uncertain = self._perhaps_known(account, username) if refused_by_grants and not away else []
             if not uncertain or look == _LOOKS - 1:
                 break
