@@ -72,7 +72,11 @@ class View:
         self._devices.clear()
         pods = {pod.pod_uid: pod for pod in known.pods}
         for uid, pod in self._pending.items():
-            pods[uid] = facts.merge(pods[uid], pod) if uid in pods else pod
+            if uid in pods:
+                pods[uid] = facts.merge(pods[uid], pod)
+            elif "pods" not in ahead:
+                pods[uid] = pod
+            # Otherwise another has seen it go: nothing would ever say so here again.
         for pod in pods.values():
             if pod.gone_by is None:
                 self._keep(pod)

@@ -53,6 +53,16 @@ def test_what_was_not_written_joins_what_the_database_knows():
     assert view.level("n") == -2
 
 
+@pytest.mark.parametrize(("ahead", "level"), [([], -2), (["nodes"], -2), (["pods"], 0)])
+def test_what_another_leader_has_seen_go_is_not_there(ahead, level):
+    """Seed 107208 of the simulator: what was seen of it before is still told, and nothing will say that it is gone."""
+    view = View()
+    view.see_pod(_pod("p"), _live(4))
+    view.restart(Known([], [], {}), ahead)
+    assert view.level("n") == level
+    assert view.take(T, {}).pods["p"].scheduled_at == T + 3
+
+
 def test_the_latest_step_counts_whoever_has_it():
     view = View()
     view.see_node(_node(1), _live(0))
