@@ -176,6 +176,9 @@ class World:
         self.now, _, action = heapq.heappop(self._agenda)
         action()
 
+    def _before_the_end(self, delay: int) -> int:
+        return min(delay, max(0, self.end - self.now))
+
     def _random_time(self) -> int:
         return self._chance.randrange(self.end - self.now)
 
@@ -291,8 +294,7 @@ class World:
         for pod in self._on(node):
             pod.until, pod.traceless = lost_at, True
             # Before the history ends: of pods that are there the ledger cannot know that they hold nothing.
-            delay = min(self._chance.randint(0, 20), max(0, self.end - self.now))
-            self.at(delay, lambda pod=pod: self._collect(pod))
+            self.at(self._before_the_end(self._chance.randint(0, 20)), lambda pod=pod: self._collect(pod))
 
     def _collect(self, pod: Pod) -> None:
         """The garbage collector gives a pod up that has no node."""
@@ -462,7 +464,8 @@ class World:
             self._tell("stop", pod, self.now)
             return
         self._finish(pod, self.now, old_kubelet=self._chance.random() < 0.2)
-        self.at(self._chance.choice((0, 1, 2)), lambda: self._delete(pod))
+        # Before the history ends: what an old kubelet says of an end counts only when the pod is gone.
+        self.at(self._before_the_end(self._chance.choice((0, 1, 2))), lambda: self._delete(pod))
 
     def _complete(self, pod: Pod) -> None:
         if self._acts(pod) and pod.started_at is not None:
