@@ -79,7 +79,9 @@ class Follower:
                     await self._list()
                 await self._watch()
                 if self._progress:
-                    continue  # The server has ended the watch in order.
+                    # The server has ended the watch in order.
+                    failures = 0
+                    continue
             except GoneError as error:
                 _LOG.info("%s: list again: %s", self._resource.name, error)
                 self.version = ""

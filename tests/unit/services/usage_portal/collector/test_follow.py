@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 
+import aiohttp
 import pytest
 from gpuhub_portal.collector.clock import Clock, Pulse
 from gpuhub_portal.collector.follow import LONGEST_PAUSE, Follower, pause
-from gpuhub_portal.collector.kube import NODES, PODS, ConflictError, KubeApi, session
+from gpuhub_portal.collector.kube import NODES, OPEN, PODS, ConflictError, KubeApi, session
 from gpuhub_portal.collector.lease import Election, LostError
 from simulator.api_server import ApiServer
 from simulator.clock import VirtualClock
@@ -265,6 +266,66 @@ def test_pauses_grow_and_are_never_the_same():
         drawn = [pause(failures, chance) for _ in range(50)]
         assert max(drawn) <= min(LONGEST_PAUSE, 2**failures)
         assert len(set(drawn)) == 50
+
+
+class _Scripted:
+    """An API server whose watches end as `ends` tell: in order, or with a failure, which may come after an event."""
+
+    def __init__(self, ends: list[str]) -> None:
+        self.ends, self.lists, self._version = ends, 0, 0
+
+    async def list(self, resource) -> tuple[list, str]:
+        self.lists += 1
+        return [], "1"
+
+    async def version(self, resource) -> str:
+        return str(self._version or 1)
+
+    async def watch(self, resource, since: str):
+        if not self.ends:
+            await asyncio.Event().wait()
+        end = self.ends.pop(0)
+        yield OPEN, {}
+        if end != "failure":
+            self._version = int(since) + 1
+            yield "ADDED", {"metadata": {"uid": "p", "resourceVersion": str(self._version)}}
+        if end != "in order":
+            raise aiohttp.ClientConnectionError(end)
+
+
+class _Highest:
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+class _Noted(_Quick):
+    def __init__(self) -> None:
+        self.slept = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+@pytest.mark.parametrize(
+    ("ends", "slept"),
+    [
+        (["in order"] * 3, []),
+        # The first has listed, which is progress.
+        (["failure"] * 7, [1, 2, 4, 8, 16, 30, 30]),
+        (["failure", "failure", "failure", "in order", "failure"], [1, 2, 4, 2]),
+        (["failure", "failure", "failure", "failure after an event", "failure"], [1, 2, 4, 1, 2]),
+    ],
+)
+def test_only_failures_in_a_row_make_pauses_longer(ends, slept):
+    api, clock = _Scripted(list(ends)), _Noted()
+
+    async def go() -> None:
+        follower = Follower(api, PODS, clock, _Highest(), lambda *_: None, lambda *_: None, Pulse(clock, 600))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(follower.run(), 0.05)
+
+    asyncio.run(go())
+    assert (clock.slept, api.ends, api.lists) == (slept, [], 1)
 
 
 def _elections(scenario) -> None:

@@ -8,6 +8,7 @@ import copy
 import aiohttp
 import pytest
 import service_imports  # noqa: F401
+from gpuhub_portal.collector import lease as lease_module
 from gpuhub_portal.collector.clock import Clock
 from gpuhub_portal.collector.kube import ConflictError
 from gpuhub_portal.collector.lease import Election, LostError
@@ -219,6 +220,20 @@ def test_that_a_lease_cannot_be_given_back_does_not_matter(error):
         election = _election(api, _Clock())
         await election.acquire()
         await election.resign()
+
+    asyncio.run(go())
+    assert api.lease["spec"] == _spec()
+
+
+def test_an_api_server_that_does_not_answer_does_not_keep_a_candidate_that_ends(monkeypatch):
+    monkeypatch.setattr(lease_module, "_RESIGN_SECONDS", 0.01)
+    api = _Api()
+
+    async def go() -> None:
+        election = _election(api, _Clock())
+        await election.acquire()
+        api.write_lease = lambda *_: asyncio.Event().wait()
+        await asyncio.wait_for(election.resign(), 10)
 
     asyncio.run(go())
     assert api.lease["spec"] == _spec()
