@@ -59,6 +59,9 @@ class _Api:
         assert (namespace, name) == ("jhub", "leader")
         if self.fails and (failure := self.fails.pop(0)):
             raise failure
+        # Of none it is a creation.
+        if lease["metadata"].get("resourceVersion") != (self.lease and self.lease["metadata"]["resourceVersion"]):
+            raise ConflictError(name)
         self.version += 1
         self.lease = copy.deepcopy(lease)
         self.lease["metadata"]["resourceVersion"] = str(self.version)

@@ -201,12 +201,16 @@ def test_removed_by_an_old_kubelet_in_phase_running():
     assert (pod.finished_at, pod.gone_by) == (T + 70, None)
 
 
-def test_evicted_before_anything_ran():
+@pytest.mark.parametrize(
+    ("reading", "gone"),
+    [(_live(50), (T + 50, T + 50)), (_late(50, 40), (T + 40, T + 50)), (_late(50, 5), (T + 10, T + 50))],
+)
+def test_evicted_before_anything_ran(reading, gone):
     view = View()
     view.see_pod(_pod(), _live(10))
-    view.see_pod(_pod(phase="Failed", reason="Evicted"), _live(50))
+    view.see_pod(_pod(phase="Failed", reason="Evicted"), reading)
     pod = _facts(view)
-    assert (pod.gone_after, pod.gone_by) == (T + 50, T + 50)
+    assert (pod.gone_after, pod.gone_by) == gone
     view.remove_pod(_pod(phase="Failed"), _live(500))
     assert not view.news, "it held nothing since"
 
@@ -258,6 +262,14 @@ def test_steps_of_a_node_as_they_happen():
         (230, 230, 230, 3, "devices"),
         (300, 300, 300, 0, "removed"),
     ]
+
+
+def test_a_lost_node_whose_removal_was_seen():
+    view = View()
+    view.see_node(_node(1, heartbeat=T + 10), _live(10))
+    view.see_node(_node(2, ready="Unknown", since=T + 50, heartbeat=T + 10), _live(50))
+    view.remove_node(_node(2), _live(300))
+    assert _steps(view)[-2:] == [(50, 10, 50, 0, "not_ready"), (300, 300, 300, 0, "removed")]
 
 
 @pytest.mark.parametrize("restarted", [False, True])
