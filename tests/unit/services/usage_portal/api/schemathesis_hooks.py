@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote
@@ -28,7 +29,9 @@ def map_body(context: schemathesis.HookContext, body: Any) -> Any:
     """Most rates have the currency of the first; random ones would all be refused."""
     rates = body.get("rates") if context.operation.path.endswith("/policy/rates") and isinstance(body, dict) else None
     for rate in rates if isinstance(rates, list) else []:
-        if isinstance(rate, dict) and isinstance(rate.get("currency"), str) and rate["currency"] < "S":
+        currency = rate.get("currency") if isinstance(rate, dict) else None
+        # What is no currency has to stay what it is: it must be refused.
+        if isinstance(currency, str) and re.fullmatch("[A-R][A-Z]{2}", currency):
             rate["currency"] = "EUR"
     return body
 
