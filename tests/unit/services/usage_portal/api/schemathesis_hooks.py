@@ -38,9 +38,22 @@ def map_body(context: schemathesis.HookContext, body: Any) -> Any:
 
 @schemathesis.hook
 def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
-    """A rate can be withdrawn if there is one that begins then; nobody finds the hour by chance."""
+    """What nobody finds by chance is there: rates that are withdrawn, every other extension, reservations to renew."""
     if case.method == "DELETE" and case.path.endswith("/policy/rates/{valid_from}"):
-        url, token = os.environ["PORTAL_URL"], os.environ["PORTAL_TOKEN"]
-        headers = {"Authorization": f"Bearer {token}"}
         rate = {"from": unquote(str(case.path_parameters["valid_from"])), "currency": "EUR"}
-        httpx.put(f"{url}/api/v1/policy/rates", json={"rates": [rate]}, headers=headers)
+        _send("PUT", "policy/rates", {"rates": [rate]})
+    if case.method == "DELETE" and case.path.endswith("/extensions/{username}"):
+        username = str(case.path_parameters["username"])
+        if len(unquote(username)) % 2:
+            extension = {"until": _text(datetime.now(UTC) + timedelta(days=1)), "reason": "is withdrawn at once"}
+            _send("PUT", f"extensions/{username}", extension)
+    if case.method == "PUT" and case.path.endswith("/reservations/{reservation_id}/renew"):
+        key = str(case.path_parameters["reservation_id"])
+        # A key that is a UUID becomes the reservation's id.
+        if re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{11}[02468ace]", key):
+            _send("POST", "reservations", {"username": "renews", "granted": True}, **{"Idempotency-Key": key})
+
+
+def _send(method: str, path: str, body: dict[str, Any], **headers: str) -> None:
+    url, token = os.environ["PORTAL_URL"], os.environ["PORTAL_TOKEN"]
+    httpx.request(method, f"{url}/api/v1/{path}", json=body, headers={"Authorization": f"Bearer {token}", **headers})
