@@ -37,6 +37,7 @@ class _Seen:
         self.follower = Follower(self.api, resource, clock, random.Random(1), self._listed, self._changed, self.pulse)
 
     def _listed(self, objects, reading) -> None:
+        assert reading.listed is True
         self.told.append(("LIST", sorted(obj["metadata"]["uid"] for obj in objects)))
 
     def _changed(self, kind, obj, reading) -> None:

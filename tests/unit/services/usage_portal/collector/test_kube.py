@@ -102,6 +102,21 @@ def test_a_watch(resource, selected):
     )
 
 
+def test_a_line_comes_in_any_number_of_parts():
+    class Response:
+        def __init__(self, *chunks: bytes) -> None:
+            self.content, self._chunks = self, chunks
+
+        async def iter_any(self):
+            for chunk in self._chunks:
+                yield chunk
+
+    async def lines(*chunks: bytes) -> list[bytes]:
+        return [line async for line in kube._lines(Response(*chunks))]
+
+    assert asyncio.run(lines(b"on", b"", b"e", b"\ntwo\nth", b"re", b"e", b"\n", b"cut")) == [b"one", b"two", b"three"]
+
+
 ERROR = '{"type": "ERROR", "object": {"code": %s, "message": "%s"}}\n'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 
 import aiohttp
 import pytest
@@ -12,6 +13,7 @@ from gpuhub_portal.collector import lease as lease_module
 from gpuhub_portal.collector.clock import Clock
 from gpuhub_portal.collector.kube import ConflictError
 from gpuhub_portal.collector.lease import Election, LostError
+from gpuhub_portal.ledger import objects
 
 NOW = 1_790_000_400
 STAMP = "2026-09-21T14:20:00.000000Z"
@@ -239,4 +241,17 @@ def test_an_api_server_that_does_not_answer_does_not_keep_a_candidate_that_ends(
         await asyncio.wait_for(election.resign(), 10)
 
     asyncio.run(go())
+    assert api.lease["spec"] == _spec()
+
+
+def test_times_are_utc_wherever_it_runs(monkeypatch):
+    api = _Api()
+    monkeypatch.setenv("TZ", "Asia/Taipei")
+    time.tzset()
+    try:
+        asyncio.run(_election(api, _Clock()).acquire())
+        assert objects.seconds("2026-09-21T14:20:00") == objects.seconds("2026-09-21T14:20:00Z") == NOW
+    finally:
+        monkeypatch.undo()
+        time.tzset()
     assert api.lease["spec"] == _spec()

@@ -9,6 +9,7 @@ import pytest
 import service_imports  # noqa: F401
 from gpuhub_portal.collector.clock import Clock
 from gpuhub_portal.collector.process import Collector, Settings
+from gpuhub_portal.ledger import store
 
 
 class _EnoughError(Exception):
@@ -97,3 +98,44 @@ def test_nothing_is_noted_sooner_than_a_tick_after_what_was_written():
     with pytest.raises(_EnoughError):
         asyncio.run(go())
     assert (clock.slept, woken) == ([15, 10, 15, 15], [False, False, True])
+
+
+def test_books_are_audited_every_five_minutes_and_witnesses_applied_at_once(monkeypatch):
+    class Set(_Clock):
+        at = 0.0
+
+        def monotonic(self) -> float:
+            return self.at
+
+    async def note(*_) -> bool:
+        return waiting[-1]
+
+    async def apply(*_) -> store.Applied:
+        return store.Applied(0, {})
+
+    async def go() -> None:
+        collector = Collector(None, None, Settings("jhub", "me"), clock, _Longest())
+        taken, take = [], collector.view.take
+        monkeypatch.setattr(
+            collector.view, "take", lambda now, streams, audit: taken.append(audit) or take(now, streams, audit)
+        )
+        for at, witnesses, expected in (
+            (0, False, []),
+            (0, True, [False]),
+            (299, False, []),
+            (299, True, [False]),
+            (300, False, [True]),
+            (301, False, []),
+            (599, True, [False]),
+            (600, True, [True]),
+        ):
+            clock.at = at
+            waiting.append(witnesses)
+            await collector._apply(None)
+            assert taken == expected, at
+            taken.clear()
+
+    clock, waiting = Set(1), []
+    monkeypatch.setattr(store, "note", note)
+    monkeypatch.setattr(store, "apply", apply)
+    asyncio.run(go())
