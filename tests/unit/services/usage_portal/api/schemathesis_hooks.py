@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote
+from uuid import uuid4
 
 import httpx
 import schemathesis
@@ -48,9 +49,10 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
             extension = {"until": _text(datetime.now(UTC) + timedelta(days=1)), "reason": "is withdrawn at once"}
             _send("PUT", f"extensions/{username}", extension)
     if case.method == "PUT" and case.path.endswith("/reservations/{reservation_id}/renew"):
-        key = str(case.path_parameters["reservation_id"])
-        # A key that is a UUID becomes the reservation's id.
-        if re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{11}[02468ace]", key):
+        asked = str(case.path_parameters["reservation_id"])
+        if re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{11}[02468ace]", asked):
+            # Those that are known already are over by now. A key that is a UUID becomes the reservation's id.
+            key = case.path_parameters["reservation_id"] = str(uuid4())
             _send("POST", "reservations", {"username": "renews", "granted": True}, **{"Idempotency-Key": key})
 
 
