@@ -166,6 +166,37 @@ def test_a_quiet_watch_follows_and_says_nothing_for_certain():
     _run(scenario)
 
 
+def test_what_is_old_still_comes_for_a_while():
+    class EnoughError(Exception):
+        pass
+
+    class Api:
+        async def list(self, resource):
+            return [], "10"
+
+        async def version(self, resource):
+            return "20"
+
+        async def watch(self, resource, version):
+            clock.at = 1010
+            yield OPEN, {}
+            for number in (15, 20, 21, 22):
+                clock.at += 1
+                yield "MODIFIED", {"metadata": {"uid": "p", "resourceVersion": str(number)}}
+                known.append((follower.contact, follower.followed))
+            raise EnoughError
+
+    def ignore(*_) -> None:
+        pass
+
+    clock, known = _Set(), []
+    follower = Follower(Api(), PODS, clock, random.Random(1), ignore, ignore, Pulse(clock, 600))
+    with pytest.raises(EnoughError):
+        asyncio.run(follower.run())
+    # With 20 all is known that had happened when the API server said that it is at 20.
+    assert known == [(1000, 1000), (1010, 1000), (1013, 1000), (1014, 1014)]
+
+
 def test_pods_without_a_node_do_not_travel():
     async def scenario(server: ApiServer, seen: _Seen) -> None:
         server.put("pods", _pod("waiting", node=""))

@@ -100,6 +100,35 @@ def test_nothing_is_noted_sooner_than_a_tick_after_what_was_written():
     assert (clock.slept, woken) == ([15, 10, 15, 15], [False, False, True])
 
 
+def test_a_new_term_knows_what_another_has_followed_further(monkeypatch):
+    class Connection:
+        async def close(self) -> None:
+            pass
+
+    async def connect() -> Connection:
+        return Connection()
+
+    async def become_leader(*_) -> int:
+        return 2
+
+    async def load(_) -> store.Known:
+        return store.Known([], [], {"pods": ("9", 5), "nodes": ("7", 5)})
+
+    def restart(known: store.Known, ahead: list[str]) -> None:
+        told.append((known.streams["pods"], ahead))
+        raise _EnoughError
+
+    told = []
+    monkeypatch.setattr(store, "become_leader", become_leader)
+    monkeypatch.setattr(store, "load", load)
+    collector = Collector(_Api(), connect, Settings("jhub", "me"), _Clock(1), _Longest())
+    collector.followers["pods"].version, collector.followers["nodes"].version = "8", "7"
+    collector.view.restart = restart
+    with pytest.raises(_EnoughError):
+        asyncio.run(collector.run())
+    assert told == [(("9", 5), ["pods"])]
+
+
 def test_books_are_audited_every_five_minutes_and_witnesses_applied_at_once(monkeypatch):
     class Set(_Clock):
         at = 0.0
@@ -107,7 +136,8 @@ def test_books_are_audited_every_five_minutes_and_witnesses_applied_at_once(monk
         def monotonic(self) -> float:
             return self.at
 
-    async def note(*_) -> bool:
+    async def note(connection, epoch: int, streams: dict) -> bool:
+        assert (connection, epoch, streams) == (None, 0, {})
         return waiting[-1]
 
     async def apply(*_) -> store.Applied:
