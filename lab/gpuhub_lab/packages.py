@@ -16,7 +16,8 @@ PACKAGES = (
     # Hosts: their root file system, their machine, their network, their state.
     "mmdebstrap", "systemd-container", "iproute2", "nftables", "btrfs-progs", "openssh-client", "kmod",
     # Images, snaps and what looks at the cluster from outside.
-    "buildah", "skopeo", "squashfs-tools", "zstd", "jq", "conntrack", "ipset", "ethtool", "socat", "bind9-dnsutils",
+    "buildah", "skopeo", "squashfs-tools", "patchelf", "zstd", "jq", "conntrack", "ipset", "ethtool", "socat",
+    "bind9-dnsutils",
     # The pause image is a C program.
     "gcc", "libc6-dev",
     # The browser of the end-to-end tests, and what makes it trust an authority.

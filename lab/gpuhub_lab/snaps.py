@@ -1,13 +1,15 @@
 """Artefact `snaps`: `.snap` and `.assert` files of snapd, core22 and microk8s, for the lab's double of snap.
 
 The microk8s snap holds our double of MicroK8s (lab/doubles/microk8s), the binaries of artefact `kube`, and from
-Debian: etcd, containerd, runc, the CNI plugins and PyYAML.
+Debian: etcd, containerd, runc, the CNI plugins and PyYAML. As in any classic snap, what is linked dynamically looks for
+its loader and libraries in the base, core22, and so runs on hosts of whatever release.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import json
 import shutil
 import subprocess
@@ -21,7 +23,7 @@ from .process import LabError, sh
 from .template import SUITE, mirror
 
 DOUBLE = LAB / "doubles" / "microk8s"
-_PACKAGES = ("etcd-server", "containerd", "runc", "containernetworking-plugins", "python3-yaml")
+_PACKAGES = ("etcd-server", "containerd", "runc", "containernetworking-plugins", "python3-yaml", "libc6", "libseccomp2")
 # Where the files of those packages go in the snap.
 _FROM_DEBIAN = {
     "usr/bin/etcd": "bin/etcd",
@@ -31,8 +33,11 @@ _FROM_DEBIAN = {
     "usr/sbin/runc": "bin/runc",
 }
 _PLUGINS = ("bandwidth", "bridge", "firewall", "host-local", "loopback", "portmap")
-# Shared libraries that a bare Debian host lacks.
-_LIBRARIES = ("libseccomp.so.2",)
+# Where a base has the loader and the libraries of classic snaps, and which of them those programs want.
+_BASE = Path("/snap/core22/current")
+_LOADER = "lib64/ld-linux-x86-64.so.2"
+_LIBRARY_FOLDER = "lib/x86_64-linux-gnu"
+_LIBRARIES = ("libc.so.6", "libseccomp.so.2")
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,11 @@ def _debian(folder: Path) -> None:
             raise LabError(f"mmdebstrap ended with {done.returncode}:\n{done.stdout[-3000:]}")
         root = Path(scratch)
         for name in _FROM_DEBIAN:
-            _copy(root / name, folder / name)
+            _copy_program(root / name, folder / name)
         for plugin in _PLUGINS:
-            _copy(root / "usr/lib/cni" / plugin, folder / "cni" / plugin)
-        for library in _LIBRARIES:
-            _copy(next(root.glob(f"usr/lib/*/{library}")).resolve(), folder / "lib" / library)
+            _copy_program(root / "usr/lib/cni" / plugin, folder / "cni" / plugin)
+        for name in (_LOADER, *(f"{_LIBRARY_FOLDER}/{library}" for library in _LIBRARIES)):
+            _copy(root / "usr/lib/x86_64-linux-gnu" / Path(name).name, folder / "base" / name)
         shutil.copytree(root / "usr/lib/python3/dist-packages/yaml", folder / "yaml",
                         ignore=shutil.ignore_patterns("*.so", "__pycache__"))  # fmt: skip
 
@@ -83,13 +88,19 @@ def _copy(source: Path, target: Path) -> None:
     target.chmod(0o755)
 
 
+def _copy_program(source: Path, target: Path) -> None:
+    """Copy a program that is to use the loader and the libraries of the base, as snapcraft patches it."""
+    _copy(source, target)
+    # The old kind of search path: it holds for the libraries that libraries want, too.
+    sh("patchelf", "--set-interpreter", _BASE / _LOADER, "--force-rpath", "--set-rpath", _BASE / _LIBRARY_FOLDER, target)
+
+
 def _microk8s(root: Path, debian: Path, binaries: Path) -> None:
     """Lay out the snap's files below `root`."""
     shutil.copytree(DOUBLE, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "README.md"))
     for name, target in _FROM_DEBIAN.items():
         _copy(debian / name, root / target)
     shutil.copytree(debian / "cni", root / "opt/cni/bin")
-    shutil.copytree(debian / "lib", root / "usr/lib")
     shutil.copytree(debian / "yaml", root / "lib/yaml")
     _copy(binaries / "kubelite", root / "kubelite")
     (root / "kubectl").symlink_to("kubelite")
@@ -150,6 +161,8 @@ def _pack(folder: Path, debian: Path, binaries: Path) -> None:
             root.mkdir(mode=0o755)
             if snap.name == "microk8s":
                 _microk8s(root, debian, binaries)
+            elif snap.name == _BASE.parent.name:
+                shutil.copytree(debian / "base", root, dirs_exist_ok=True)
             (root / "meta").mkdir(exist_ok=True)
             (root / "meta/snap.yaml").write_text(_metadata(snap))
             # lz4: every host unpacks it, on the same few cores.
@@ -160,7 +173,9 @@ def _pack(folder: Path, debian: Path, binaries: Path) -> None:
 
 def build() -> Path:
     """Build the artefact; Debian's part is kept apart."""
-    debian = artefact("snaps-debian", [SUITE, repr((_PACKAGES, _FROM_DEBIAN, _PLUGINS, _LIBRARIES))], _debian)
+    chosen = repr((_PACKAGES, _FROM_DEBIAN, _PLUGINS, _BASE, _LOADER, _LIBRARY_FOLDER, _LIBRARIES))
+    code = [inspect.getsource(function) for function in (_debian, _copy_program)]
+    debian = artefact("snaps-debian", [SUITE, chosen, *code], _debian)
     binaries = kube.build()
     inputs = [DOUBLE, Path(__file__), str(binaries), str(debian)]
     return artefact("snaps", inputs, lambda folder: _pack(folder, debian, binaries))
