@@ -6,11 +6,15 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
-from . import builds, gpus, packages
+from . import builds, gpus, packages, template
 from .instance import MAX_WORKERS, Instance
 from .lifecycle import DEFAULT_WORKERS, Lab, leave_run
 from .process import LabError
+
+T = TypeVar("T")
 
 _EPILOG = """environment:
   GPUHUB_LAB_NAME            which lab (default: lab); several run side by side, with the same addresses
@@ -26,11 +30,16 @@ def _workers(text: str) -> int:
     return value
 
 
-def _gpus(text: str) -> tuple[str, gpus.Gpus]:
-    try:
-        return gpus.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """What argparse calls for an option's value: its users see what a ValueError says."""
+
+    def checked(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,12 +65,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     up.add_argument(
         "--gpus",
-        type=_gpus,
+        type=_checked(gpus.parse),
         action="append",
         default=[],
         metavar="HOST=COUNTxPRODUCT",
         help=f"which GPUs a host has from its next start on: 4xH100, 0 for none; of {', '.join(gpus.PRODUCTS)} "
         "(default: none on the head, 8 on each worker, of these in turn)",
+    )
+    up.add_argument(
+        "--os",
+        type=_checked(template.parse),
+        action="append",
+        default=[],
+        metavar="HOST=SUITE",
+        help=f"which Debian a new host is installed with, of {', '.join(template.SUITES)} (default: {template.SUITE})",
     )
     command("down", "shut all hosts down and remove the network; what they wrote is kept")
     status = command("status", "show hosts, saves and what is published")
@@ -105,9 +122,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _table(status: dict) -> str:
-    rows = [("HOST", "ADDRESS", "STATE", "MEMORY")]
-    rows += [(h["name"], h["address"], h["state"], f"{h['memory'] / 2**20:.0f} MiB") for h in status["hosts"]]
-    lines = [f"{name:<10} {address:<12} {state:<6} {memory:>10}" for name, address, state, memory in rows]
+    rows = [("HOST", "OS", "ADDRESS", "STATE", "MEMORY")]
+    rows += [(h["name"], h["os"], h["address"], h["state"], f"{h['memory'] / 2**20:.0f} MiB") for h in status["hosts"]]
+    lines = [
+        f"{name:<10} {suite:<9} {address:<12} {state:<6} {memory:>10}" for name, suite, address, state, memory in rows
+    ]
     lines.append(f"saves: {', '.join(status['saves']) or 'none'}")
     lines.append(f"published: {status['published'] or 'no'}")
     return "\n".join(lines)
@@ -127,7 +146,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         command = command[1:]
     match options.command:
         case "up":
-            lab.up(options.workers, dict(options.gpus))
+            lab.up(options.workers, dict(options.gpus), dict(options.os))
         case "down":
             lab.down()
         case "status":

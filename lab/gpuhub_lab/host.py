@@ -1,4 +1,4 @@
-"""One emulated host: systemd in a container of its own over the shared template.
+"""One emulated host: systemd in a container of its own over the template of its suite.
 
 The supervisor runs as `python -m gpuhub_lab.host LOCK INSTANCE HOST ARGUMENT...` with the arguments of
 systemd-nspawn; it starts the host again when it reboots itself and ends with it otherwise.
@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from . import cgroup, gpus, network
+from . import cgroup, gpus, network, template
 from .cache import say
 from .instance import Instance, address
 from .process import Daemon, LabError, alive, kill, sh, wait_until
@@ -43,6 +43,15 @@ class Host:
         self._machine = f"{instance.cgroup}.{name}"
 
     # State
+
+    @property
+    def suite(self) -> str:
+        """The Debian release that is, or will be, installed on it."""
+        return template.of(self.name, Storage(self.instance).facts()["os"])
+
+    def made(self) -> bool:
+        """Whether there are files of it."""
+        return (self.files / "upper").is_dir()
 
     def leader(self) -> int | None:
         """Process 1 of the host, seen from the machine; None if it does not run."""
@@ -70,7 +79,7 @@ class Host:
         self.root.mkdir(parents=True, exist_ok=True)
         # Neither index nor redirects: a saved state must mount anywhere.
         options = (
-            f"lowerdir={storage.template()},upperdir={self.files}/upper,workdir={self.files}/work,"
+            f"lowerdir={storage.templates()[self.suite]},upperdir={self.files}/upper,workdir={self.files}/work,"
             "index=off,metacopy=off,redirect_dir=off"
         )
         sh("mount", "-t", "overlay", f"gpuhub-lab-{self.instance.name}-{self.name}", "-o", options, self.root)

@@ -51,22 +51,26 @@ class Lab:
 
     # Commands
 
-    def up(self, workers: int | None = None, gpus: Mapping[str, Gpus] | None = None) -> None:
+    def up(
+        self,
+        workers: int | None = None,
+        gpus: Mapping[str, Gpus] | None = None,
+        suites: Mapping[str, str] | None = None,
+    ) -> None:
         """Bring head and `workers` workers (None: as many as there were, at first DEFAULT_WORKERS) up.
 
         Hosts that run are left alone. Whatever an earlier, killed run left behind is cleared away first. `gpus` (host:
-        what it has from its next boot on) is remembered.
+        what it has from its next boot on) and `suites` (host: what it is installed with) are remembered.
         """
         with self._locked():
             packages.ensure()
             self.storage.mount()
             if not self.storage.exists():
-                self.storage.create(template.build())
-            elif not template.is_newest(Path(self.storage.facts()["template"])):
-                say("hosts keep the template that they were made on; `lab clean`, then `lab up`, for the newer one")
+                self.storage.create()
             known = self.storage.facts()["workers"]
             if workers is None:
                 workers = DEFAULT_WORKERS if known is None else known
+            self._provide(names(workers), suites or {})
             if known is None or workers > known:
                 self.storage.note(workers=workers)
             if gpus:
@@ -139,12 +143,13 @@ class Lab:
             shutil.rmtree(self.instance.run, ignore_errors=True)
 
     def status(self) -> dict[str, Any]:
-        """`name`, `hosts` (name, address, state up|down, memory in bytes), `saves`, `published` (URL or None)."""
+        """`name`, `hosts` (name, os, address, state up|down, memory in bytes), `saves`, `published` (URL or None)."""
         return {
             "name": self.instance.name,
             "hosts": [
                 {
                     "name": host.name,
+                    "os": host.suite,
                     "address": host.address,
                     "state": "up" if host.runs() else "down",
                     "memory": cgroup.memory(self.instance.cgroup, host.name) or 0,
@@ -229,6 +234,23 @@ class Lab:
     def _need_network(self) -> None:
         if not network.switch_is_up(self.instance):
             raise LabError(f"the lab {self.instance.name} is down; bring it up by `lab up`")
+
+    def _provide(self, hosts: list[str], suites: Mapping[str, str]) -> None:
+        """Have a template for each host, and remember `suites`."""
+        for name, suite in suites.items():
+            host = Host(self.instance, name)
+            if host.made() and host.suite != suite:
+                raise LabError(
+                    f"{name} is installed with {host.suite} and stays so; for {suite} begin with `lab clean`"
+                )
+        chosen = {**self.storage.facts()["os"], **suites}
+        templates = self.storage.templates()
+        for suite in sorted({template.of(name, chosen) for name in hosts}):
+            if suite not in templates:
+                self.storage.use(suite, template.build(suite))
+            elif not template.is_newest(suite, templates[suite]):
+                say(f"hosts with {suite} keep their template; `lab clean`, then `lab up`, for the newer one")
+        self.storage.note(os=chosen)
 
     def _equip(self, gpus: Mapping[str, Gpus]) -> None:
         self.storage.note(gpus={**self.storage.facts()["gpus"], **{host: str(found) for host, found in gpus.items()}})

@@ -92,7 +92,8 @@ def _copy_program(source: Path, target: Path) -> None:
     """Copy a program that is to use the loader and the libraries of the base, as snapcraft patches it."""
     _copy(source, target)
     # The old kind of search path: it holds for the libraries that libraries want, too.
-    sh("patchelf", "--set-interpreter", _BASE / _LOADER, "--force-rpath", "--set-rpath", _BASE / _LIBRARY_FOLDER, target)
+    loader, libraries = _BASE / _LOADER, _BASE / _LIBRARY_FOLDER
+    sh("patchelf", "--set-interpreter", loader, "--force-rpath", "--set-rpath", libraries, target)
 
 
 def _microk8s(root: Path, debian: Path, binaries: Path) -> None:

@@ -1,7 +1,7 @@
 """What hosts write: kept on one btrfs file system per instance, so that saving and loading it are snapshots.
 
-Layout below `Instance.state`: `live/` and `saves/<name>/`, each with `lab.json` (template, workers, gpus), `shared/`
-(the storage that all hosts mount) and `hosts/<host>/{upper,work,snap}`.
+Layout below `Instance.state`: `live/` and `saves/<name>/`, each with `lab.json` (`Storage.facts`), `shared/` (the
+storage that all hosts mount) and `hosts/<host>/{upper,work,snap}`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from .cache import pin, unpin
 from .instance import Instance
 from .process import LabError, sh
+from .template import SUITE
 
 _SIZE = 60 << 30
 
@@ -80,8 +81,8 @@ class Storage:
         """Whether there are hosts' files."""
         return (self.live / "lab.json").is_file()
 
-    def create(self, template: Path) -> None:
-        """Begin an empty state on this template."""
+    def create(self) -> None:
+        """Begin an empty state."""
         partial = self.instance.state / "live.new"
         if self.has_btrfs():
             sh("btrfs", "--quiet", "subvolume", "create", partial)
@@ -89,14 +90,16 @@ class Storage:
             partial.mkdir()
         (partial / "hosts").mkdir()
         (partial / "shared").mkdir(mode=0o755)
-        (partial / "lab.json").write_text(json.dumps({"template": str(template), "workers": None, "gpus": {}}))
-        pin(template, self.instance.name)
+        (partial / "lab.json").write_text(json.dumps({"templates": {}, "os": {}, "workers": None, "gpus": {}}))
         partial.rename(self.live)
 
     def facts(self, folder: Path | None = None) -> dict:
-        """`template` (path), `workers` (how many, None before the first start) and `gpus` (host: GPUs as text, where
-        they are not the usual ones) of the live state or of a save."""
-        return {"gpus": {}, **json.loads(((folder or self.live) / "lab.json").read_text())}
+        """Facts of the live state or of a save: `templates` (suite: path), `os` (host: suite) and `gpus` (host: GPUs as
+        text), both where they are not the usual ones, and `workers` (how many, None before the first start)."""
+        found = json.loads(((folder or self.live) / "lab.json").read_text())
+        if "template" in found:  # written when all hosts had the same
+            found["templates"] = {SUITE: found.pop("template")}
+        return {"os": {}, "gpus": {}, **found}
 
     def note(self, **facts: object) -> None:
         """Change some facts of the live state."""
@@ -104,16 +107,22 @@ class Storage:
         partial.write_text(json.dumps({**self.facts(), **facts}))
         partial.replace(self.live / "lab.json")
 
-    def template(self, folder: Path | None = None) -> Path:
-        """The template that the live state or a save stands on."""
-        path = Path(self.facts(folder)["template"])
-        if not path.is_dir():
-            what = f"the save {folder.name}" if folder else f"the state of the lab {self.instance.name}"
-            raise LabError(
-                f"{what} stands on the template {path}, which is gone; "
-                f"{'save it anew' if folder else 'run `lab clean` and then `lab up`'}"
-            )
-        return path
+    def use(self, suite: str, template: Path) -> None:
+        """Have hosts of a suite stand on a template, which then stays as long as the instance does."""
+        pin(template, self.instance.name)
+        self.note(templates={**self.facts()["templates"], suite: str(template)})
+
+    def templates(self, folder: Path | None = None) -> dict[str, Path]:
+        """The templates that the live state or a save stands on, by suite."""
+        found = {suite: Path(path) for suite, path in self.facts(folder)["templates"].items()}
+        for path in found.values():
+            if not path.is_dir():
+                what = f"the save {folder.name}" if folder else f"the state of the lab {self.instance.name}"
+                raise LabError(
+                    f"{what} stands on the template {path}, which is gone; "
+                    f"{'save it anew' if folder else 'run `lab clean` and then `lab up`'}"
+                )
+        return found
 
     def host(self, name: str) -> Path:
         """Folder of a host's files."""
@@ -158,11 +167,11 @@ class Storage:
         (self.saves / f".{name}").rename(self.saves / name)
 
     def find_save(self, name: str) -> Path:
-        """Folder of a save whose template is there."""
+        """Folder of a save whose templates are there."""
         folder = self.saves / name
         if name not in self.names():
             raise LabError(f"there is no save {name!r}; there are: {', '.join(self.names()) or 'none'}")
-        self.template(folder)
+        self.templates(folder)
         return folder
 
     def fetch(self, name: str, other: Instance) -> None:
@@ -178,7 +187,8 @@ class Storage:
             sh("cp", "-a", theirs, arrivals)
         self._keep(arrivals / name, name)
         self._delete(arrivals / name)
-        pin(self.template(self.saves / name), self.instance.name)
+        for template in self.templates(self.saves / name).values():
+            pin(template, self.instance.name)
 
     def load(self, name: str) -> None:
         """Replace the live state by a save. Hosts must be down."""

@@ -1,4 +1,4 @@
-"""Artefact `template`: the root file system of every host, Debian 13 as a bare server has it, and our doubles."""
+"""Artefacts `template-SUITE`: the root file system of hosts, Debian as a bare server has it, and our doubles."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import gpus
 from .cache import LAB, artefact, fingerprint, say
-from .instance import GATEWAY, MAX_WORKERS, address, names
+from .instance import GATEWAY, MAX_WORKERS, address, names, number
 from .process import LabError, sh
 
+# What hosts are installed with that nothing is said of, and what the lab's images, snaps and packages come from.
 SUITE = "trixie"
+SUITES = (SUITE, "bookworm")
 FILES = LAB / "host"
 SNAP_DOUBLE = LAB / "doubles" / "snap"
 
@@ -40,6 +43,23 @@ class Mirror:
 
     uri: str
     keyring: str | None
+
+
+def parse(text: str) -> tuple[str, str]:
+    """Host and suite of `HOST=SUITE`; ValueError says what is wrong."""
+    host, _, suite = text.partition("=")
+    try:
+        number(host)
+    except LabError as error:
+        raise ValueError(str(error)) from None
+    if suite not in SUITES:
+        raise ValueError(f"no release that hosts can have is called {suite!r}: there are {' and '.join(SUITES)}")
+    return host, suite
+
+
+def of(host: str, chosen: Mapping[str, str]) -> str:
+    """The suite of a host: as `chosen` (host: suite) says, else SUITE."""
+    return chosen.get(host, SUITE)
 
 
 def _stanzas(folder: Path) -> list[dict[str, str]]:
@@ -100,14 +120,14 @@ def mirror(folder: Path = Path("/etc/apt"), release: Path = Path("/etc/os-releas
             return Mirror(fields["uris"].split()[0], keyring if re.fullmatch(r"/\S+", keyring) else None)
     raise LabError(
         f"the apt configuration in {folder} names no Debian mirror; "
-        f"set GPUHUB_LAB_DEBIAN_MIRROR to one that has {SUITE}"
+        f"set GPUHUB_LAB_DEBIAN_MIRROR to one that has {' and '.join(SUITES)}"
     )
 
 
-def _debian(folder: Path) -> None:
+def _debian(folder: Path, suite: str) -> None:
     """Fill `folder` with `root.tar`: the suite's packages, untouched."""
     source = mirror()
-    say(f"installing Debian {SUITE} from {source.uri} into a root file system, about a minute")
+    say(f"installing Debian {suite} from {source.uri} into a root file system, about a minute")
     keyring = ["--keyring", source.keyring] if source.keyring else []
     proxies = [line for line in sh("apt-config", "dump").splitlines() if re.match(r"Acquire::https?::Proxy\b", line)]
     done = subprocess.run(
@@ -122,7 +142,7 @@ def _debian(folder: Path) -> None:
             *keyring,
             *(f"--aptopt={line}" for line in proxies),
             f"--include={','.join(PACKAGES)}",
-            SUITE,
+            suite,
             str(folder / "root.tar"),
             source.uri,
         ],
@@ -169,23 +189,23 @@ def _fill(root: Path, debian: Path, programs: Path) -> None:
     sh("systemctl", f"--root={root}", "--quiet", "enable", gpus.UNITS[0])
 
 
-def _inputs() -> list[Path | str]:
+def _inputs(suite: str) -> list[Path | str]:
     double = [SNAP_DOUBLE] if (SNAP_DOUBLE / "snap").is_file() else []
-    return [SUITE, " ".join(PACKAGES), Path(__file__), FILES, *double, *gpus.inputs()]
+    return [suite, " ".join(PACKAGES), Path(__file__), FILES, *double, *gpus.inputs()]
 
 
-def is_newest(folder: Path) -> bool:
+def is_newest(suite: str, folder: Path) -> bool:
     """Whether `folder` is what `build` would return."""
-    return folder.name.endswith(f"-{fingerprint(_inputs())}")
+    return folder.name.endswith(f"-{fingerprint(_inputs(suite))}")
 
 
-def debian() -> Path:
+def debian(suite: str = SUITE) -> Path:
     """Folder with `root.tar`, Debian as a bare server has it. It is kept apart, so that a change of our own files takes
     seconds."""
-    return artefact("debian", [SUITE, " ".join(PACKAGES)], _debian)
+    return artefact(f"debian-{suite}", [suite, " ".join(PACKAGES)], lambda folder: _debian(folder, suite))
 
 
-def build() -> Path:
-    """Build the artefact."""
-    untouched, programs = debian(), gpus.build()
-    return artefact("template", _inputs(), lambda folder: _fill(folder, untouched, programs))
+def build(suite: str = SUITE) -> Path:
+    """Build the artefact of a suite."""
+    untouched, programs = debian(suite), gpus.build()
+    return artefact(f"template-{suite}", _inputs(suite), lambda folder: _fill(folder, untouched, programs))

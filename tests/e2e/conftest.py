@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from harness import OUTPUT, Deployment
+from harness import OUTPUT, WORKERS, Deployment
 from playwright.sync_api import Error, Page
 
 
@@ -22,10 +22,10 @@ def deployment() -> Deployment:
 
 @pytest.fixture(scope="session")
 def bare(deployment: Deployment) -> Deployment:
-    """Hosts with nothing on them. Only for tests that come before anything is deployed."""
+    """Hosts with nothing on them, not all of one release. Only for tests that come before anything is deployed."""
     deployment.lab("clean")
     deployment.lab("build")
-    deployment.lab("up")
+    deployment.lab("up", "--os", f"{WORKERS[1]}=bookworm")
     deployment.lab("save", "bare")
     return deployment
 

@@ -84,7 +84,8 @@ def test_the_state_remembers_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     kept.live.mkdir(parents=True)
     # As an earlier version of the lab wrote it.
     (kept.live / "lab.json").write_text(json.dumps({"template": "/t", "workers": 2}))
-    assert kept.facts() == {"template": "/t", "workers": 2, "gpus": {}}
+    expected = {"templates": {"trixie": "/t"}, "os": {}, "workers": 2, "gpus": {}}
+    assert kept.facts() == expected
     kept.note(gpus={"worker1": "4xT4"})
     kept.note(workers=3)
-    assert kept.facts() == {"template": "/t", "workers": 3, "gpus": {"worker1": "4xT4"}}
+    assert kept.facts() == {**expected, "workers": 3, "gpus": {"worker1": "4xT4"}}

@@ -18,13 +18,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPOSITORY / "lab"))
 
 from gpuhub_lab import instance, sink, storage, template
+from gpuhub_lab.cache import CACHE
 
 NAME = "labtest"
 NEIGHBOUR = "labtest-b"
 RUN = Path("/run/gpuhub-lab", NAME)
 
 
-def lab(*arguments: str, name: str = NAME, code: int | None = 0, stdin: str | None = None) -> str:
+def lab(*arguments: str, name: str = NAME, code: int | None = 0, stdin: str | None = None, seconds: float = 120) -> str:
     """Run the lab's command line and return what it printed; `code` is the exit code it must have (None: any)."""
     done = subprocess.run(
         [sys.executable, REPOSITORY / "lab" / "lab", *arguments],
@@ -32,7 +33,7 @@ def lab(*arguments: str, name: str = NAME, code: int | None = 0, stdin: str | No
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=seconds,
     )
     assert code is None or done.returncode == code, f"lab {' '.join(arguments)}: {done.returncode}\n{done.stderr}"
     return done.stdout + done.stderr
@@ -44,6 +45,14 @@ def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.01)
+
+
+def releases(name: str = NAME) -> dict[str, str]:
+    """What each host says it is; that the lab says the same is checked."""
+    hosts = {host["name"]: host["os"] for host in json.loads(lab("status", "--json", name=name))["hosts"]}
+    for host, suite in hosts.items():
+        assert f"VERSION_CODENAME={suite}\n" in lab("exec", host, "cat", "/etc/os-release", name=name)
+    return hosts
 
 
 def boots(name: str = NAME) -> dict[str, str]:
@@ -108,9 +117,9 @@ def remains(name: str) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def up() -> Iterator[None]:
-    """One lab of two hosts for all tests; each leaves both running."""
+    """One lab of two hosts, one of each release, for all tests; each leaves both running."""
     lab("clean")
-    lab("up", "--workers", "1")
+    lab("up", "--workers", "1", "--os", "worker1=bookworm", seconds=600)
     yield
     lab("clean")
     assert remains(NAME) == {}
@@ -136,6 +145,22 @@ def test_hosts_are_whole_and_distinct() -> None:
     assert seen["head"][1] != seen["worker1"][1]
     assert seen["head"][3] != seen["worker1"][3]
     lab("exec", "worker1", "python3", "-c", "import socket; socket.create_connection(('head', 22), 3)")
+
+
+def test_hosts_differ_in_their_release() -> None:
+    assert releases() == {"head": "trixie", "worker1": "bookworm"}
+    before = boots()
+    lab("up", "--os", "worker1=bookworm", "--os", "worker2=bookworm")
+    for wrong, code, text in (
+        ("worker1=sid", 2, "is called 'sid': there are trixie and bookworm"),
+        ("worker1", 2, "is called '': there are trixie and bookworm"),
+        ("node1=trixie", 2, "no host is called 'node1'"),
+        ("worker1=trixie", 1, "worker1 is installed with bookworm and stays so; for trixie begin with `lab clean`"),
+    ):
+        assert text in lab("up", "--os", wrong, code=code)
+    assert boots() == before
+    # Remembered of a host that is made later only.
+    assert storage.Storage(instance.Instance(NAME)).facts()["os"] == {"worker1": "bookworm", "worker2": "bookworm"}
 
 
 def test_exit_codes_and_input_pass_through() -> None:
@@ -202,6 +227,9 @@ def test_save_and_load() -> None:
     before = boots()
     lab("load", "before", "--from", NAME, name=NEIGHBOUR)
     assert lab("ssh", "worker1", f"cat {' '.join(places)}", name=NEIGHBOUR) == "saved\n" * 3
+    assert releases(NEIGHBOUR) == releases()
+    pinned = {path.name.rpartition("-")[0] for path in (CACHE / "builds/.pins" / NEIGHBOUR).iterdir()}
+    assert pinned == {"template-trixie", "template-bookworm"}
     assert "no save 'absent'" in lab("load", "absent", "--from", NAME, name=NEIGHBOUR, code=1)
     lab("clean", name=NEIGHBOUR)
     assert "no save 'absent'" in lab("load", "absent", code=1)
@@ -354,7 +382,8 @@ def test_storage_survives_a_killed_load(btrfs: bool, tmp_path: Path, monkeypatch
     try:
         kept.mount()
         assert kept.instance.state.is_mount() == btrfs
-        kept.create(tmp_path)
+        kept.create()
+        kept.use("trixie", tmp_path)
         (kept.live / "shared/file").write_text("saved")
         kept.save("one")
         (kept.live / "shared/file").write_text("later")
@@ -367,9 +396,9 @@ def test_storage_survives_a_killed_load(btrfs: bool, tmp_path: Path, monkeypatch
         kept.save("one")
         assert kept.names() == ["one"]
         tmp_path.joinpath("gone").mkdir()
-        (kept.live / "lab.json").write_text(json.dumps({"template": str(tmp_path / "absent"), "workers": 1}))
+        kept.note(templates={"trixie": str(tmp_path), "bookworm": str(tmp_path / "absent")})
         with pytest.raises(instance.LabError, match="absent, which is gone"):
-            kept.template()
+            kept.templates()
     finally:
         kept.destroy()
     assert [path.name for path in tmp_path.iterdir()] == ["gone"]
