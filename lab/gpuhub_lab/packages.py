@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from . import golang
 from .cache import say
 from .process import LabError
 
@@ -28,7 +27,7 @@ COMMANDS = {"npm": "npm"}
 
 
 def ensure() -> None:
-    """Install what is missing of PACKAGES and COMMANDS; the Go toolchain is to be there already."""
+    """Install what is missing of PACKAGES and COMMANDS."""
     asked = subprocess.run(
         ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *PACKAGES],
         capture_output=True,
@@ -37,8 +36,6 @@ def ensure() -> None:
     present = {line.split()[0] for line in asked.stdout.splitlines() if line.endswith(" installed")}
     missing = [p for p in PACKAGES if p not in present]
     missing += [package for command, package in COMMANDS.items() if not shutil.which(command)]
-    if not golang.command():
-        raise LabError("the command go is missing: install Go 1.26 or newer, of which Debian 12 has no package")
     if not missing:
         return
     if os.geteuid() != 0:

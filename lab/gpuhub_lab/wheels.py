@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from . import catalogue
-from .cache import CACHE, REPOSITORY, artefact
+from .cache import REPOSITORY, artefact
 from .process import LabError
+from .pypi import pip
 
 REQUIREMENTS = REPOSITORY / "vars" / "head-requirements.txt"
 # Their wheels hold machine code. Of everything else the pure wheel is taken, even where a compiled one exists
@@ -38,15 +36,6 @@ def pins(requirements: Path) -> dict[str, str]:
             raise LabError(f"{requirements}:{number}: '{text}' is not of the form name==version")
         found[canonical(name)] = version
     return found
-
-
-def pip(*arguments: str | Path) -> None:
-    """Run this interpreter's pip with the lab's download cache; if it fails, LabError with what it said."""
-    environment = os.environ | {"PIP_CACHE_DIR": str(CACHE / "pip"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    command = [sys.executable, "-m", "pip", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode != 0:
-        raise LabError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}")
 
 
 def download(requirements: Iterable[str], folder: Path, *tags: str) -> None:
