@@ -207,9 +207,15 @@ def node_port_table(wanted: NodePorts) -> str:
     in a table of its own cannot be overruled; it meets only packets that kube-proxy has translated, so that programs
     of the host in the same range of ports are the site's business.
     """
-    translated = f"meta l4proto {{ tcp, udp, sctp }} ct status dnat ct original proto-dst {wanted.first}-{wanted.last}"
+    # nft 1.0.6, of Debian 12, takes numbers as ports only in a rule that has named the protocols before.
+    protocols = "meta l4proto { tcp, udp, sctp }"
+    translated = f"{protocols} ct status dnat ct original proto-dst {wanted.first}-{wanted.last}"
     numbers = ", ".join(map(str, wanted.ports))
-    opened = f"    ct original proto-dst {{ {numbers} }} ct original ip saddr @clients return\n" if numbers else ""
+    opened = (
+        f"    {protocols} ct original proto-dst {{ {numbers} }} ct original ip saddr @clients return\n"
+        if numbers
+        else ""
+    )
     return (
         f"# {_NOTICE}\n"
         f"table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n"

@@ -12,7 +12,7 @@ description:
     A rule that the site has already is left alone.
   - In firewalld, writes the zone C(gpuhub-pods) and the policies C(gpuhub-routed) and C(gpuhub-host), and reloads
     firewalld when they are not what runs. Refuses to where a reload would lose settings of the site that were never
-    saved.
+    saved. Waits for kube-proxy's rules where a reload has taken them away, as it does with firewalld 1.3.
   - Drops packets to node ports from networks that are not named, by the nftables table C(gpuhub) and the unit
     C(gpuhub-node-ports.service), as kube-proxy lets them pass both firewalls.
 version_added: 0.2.0
@@ -120,6 +120,7 @@ correct:
 """
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,9 @@ FIREWALLD_FOLDER = Path("/etc/firewalld")
 TABLE_FILE = Path("/etc/gpuhub/node-ports.nft")
 UNIT = "gpuhub-node-ports.service"
 UNIT_FILE = Path("/etc/systemd/system", UNIT)
+
+# kube-proxy looks every 30 seconds whether its rules are still there.
+SERVICES_TIMEOUT_S = 90
 
 UNIT_TEXT = """\
 [Unit]
@@ -215,11 +219,39 @@ class Ufw:
             checked(self._run, "ufw", *firewall.ufw_deletion(rule))
 
 
+class Services:
+    """kube-proxy's rules in iptables, if this host has any."""
+
+    def __init__(self, run: Run, iptables: str | None, warn: Callable[[str], None]) -> None:
+        self._run = run
+        self._iptables = iptables
+        self._warn = warn
+
+    def there(self) -> bool:
+        """Whether the rules are there; the one that is asked for is the last one that kube-proxy writes."""
+        if not self._iptables:
+            return False
+        return "-j KUBE-NODEPORTS" in self._run([self._iptables, "-w", "-t", "nat", "-S", "KUBE-SERVICES"])[1]
+
+    def wait(self) -> None:
+        """Wait until they are there again."""
+        deadline = time.monotonic() + SERVICES_TIMEOUT_S
+        while not self.there():
+            if time.monotonic() > deadline:
+                self._warn(
+                    f"firewalld's reload has emptied iptables, and kube-proxy has not written its rules again within "
+                    f"{SERVICES_TIMEOUT_S} s: services do not answer here before kubelite runs"
+                )
+                return
+            time.sleep(0.5)
+
+
 class Firewalld:
     """Our zone and policies of firewalld, in its files and as it runs."""
 
-    def __init__(self, run: Run, files: dict[str, str], active: bool) -> None:
+    def __init__(self, run: Run, files: dict[str, str], active: bool, services: Services) -> None:
         self._run = run
+        self._services = services
         self._files = {FIREWALLD_FOLDER / name: text for name, text in files.items()}
         self._ours = {path.stem for path in self._files}
         self._before = {path: text_of(path) for path in self._files}
@@ -275,11 +307,14 @@ class Firewalld:
         write(self._files)
         if not self._active:
             return
+        served = self._services.there()
         try:
             checked(self._run, "firewall-cmd", "--reload")
         except FirewallError:
             write(self._before)  # with files that it refuses it would not come up after a reboot
             raise
+        if served:
+            self._services.wait()
 
 
 class NodePorts:
@@ -367,7 +402,8 @@ def parts_of(module: AnsibleModule, run: Run, active: str) -> list[Any]:
     if active == "firewalld" or (not present and tools["firewall-cmd"]):
         files = firewall.firewalld_files(wanted, pods)
         running = active == "firewalld" or run(["systemctl", "is-active", "-q", "firewalld"])[0] == 0
-        parts.append(Firewalld(run, files if present else dict.fromkeys(files, ""), running))
+        services = Services(run, module.get_bin_path("iptables"), module.warn)
+        parts.append(Firewalld(run, files if present else dict.fromkeys(files, ""), running, services))
     if active == "firewalld" and setting_of(FIREWALLD_FOLDER / "firewalld.conf", "StrictForwardPorts") == "yes":
         raise FirewallError(
             "firewalld has StrictForwardPorts=yes, which closes every node port of Kubernetes. Set it to no in "
