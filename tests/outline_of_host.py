@@ -16,9 +16,10 @@ ROOTS = (
     "/var/snap/microk8s/current/args", "/var/tmp",
 )  # fmt: skip
 # Not looked into: what users and the registry keep, a folder under a name of its own to which `python` leads, starts of
-# services, what programs need for the moment, and a folder that stays where an archive was once sent.
+# services, what the smoke test has proven, what programs need for the moment, and a folder that stays where an archive
+# was once sent.
 PASSED = re.compile(
-    r"/var/lib/gpuhub/((volumes|registry/data|registry/run|python|\.python-[^/]*|microk8s-arguments\.json)($|/)|staging$)"
+    r"/var/lib/gpuhub/((volumes|registry/data|registry/run|python|\.python-[^/]*|microk8s-arguments\.json|proof)($|/)|staging$)"
     r"|/root/(\.ansible|\.kube|\.ssh|snap)($|/)|/tmp/(\.|systemd-private|k8srcp|osrcp|runc-process|snap-private)|__pycache__"
 )
 # Drawn anew for each deployment: that they are there, whose they are and with which mode is what counts.

@@ -40,8 +40,9 @@ def digest(deployment: Deployment) -> dict[str, str]:
         "find /etc/microk8s.yaml /etc/gpuhub /var/snap/microk8s/current/args /var/lib/gpuhub -type f"
         " -not -path '/var/lib/gpuhub/volumes/*' -not -path '/var/lib/gpuhub/registry/*'"
         " -not -path '/var/lib/gpuhub/python/*'"
-        # It names the start of each service, and a repair may restart one.
-        " -not -path '/var/lib/gpuhub/microk8s-arguments.json' -print0 | xargs -0 sha256sum"
+        # They name the start of each service and the generation of each workload, and a repair changes them.
+        " -not -path '/var/lib/gpuhub/microk8s-arguments.json' -not -path '/var/lib/gpuhub/proof'"
+        " -print0 | xargs -0 sha256sum"
     )
     for host in [HEAD, *WORKERS]:
         for line in deployment.on(host, files).splitlines():

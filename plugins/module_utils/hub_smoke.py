@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -30,6 +31,17 @@ class Pod(NamedTuple):
 
     name: str
     node: str
+
+
+def foundation(workloads: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> str:
+    """Return a digest of what notebooks stand on.
+
+    `workloads` are objects whose `metadata.generation` counts changes of their `spec`. It differs after any of them was
+    changed, made anew, added or removed, and after a node was, or got another kubelet. Restarts leave it as it is.
+    """
+    about = [[item["kind"], item["metadata"]["uid"], item["metadata"].get("generation")] for item in workloads]
+    about += [["Node", item["metadata"]["uid"], item["status"]["nodeInfo"]["kubeletVersion"]] for item in nodes]
+    return hashlib.sha256(json.dumps(sorted(about)).encode()).hexdigest()
 
 
 class SmokeTest:
@@ -68,7 +80,7 @@ class SmokeTest:
     def run(self) -> dict[str, Any]:
         """Return `pod`, `node`, `output`, `seconds`, `events`; raise SmokeTestError. The server is stopped again."""
         if not self._resumed:
-            self._await_hub()
+            self.await_hub()
             self._call("user", "POST", f"/hub/api/users/{self._user}", accept=(201, 409))
             # One that an interrupted run has left behind would say nothing about starting.
             self._stop()
@@ -121,8 +133,8 @@ class SmokeTest:
             raise SmokeTestError(f"{step}: {method} {address} answered {answer.status_code}: {brief(answer.text)}")
         return answer
 
-    def _await_hub(self) -> None:
-        """Wait until the hub answers through its proxy."""
+    def await_hub(self) -> None:
+        """Wait until the hub answers through its proxy; raise SmokeTestError if it does not."""
         while True:
             try:
                 self._call("hub", "GET", "/hub/api", accept=(200,))

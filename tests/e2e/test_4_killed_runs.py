@@ -119,7 +119,7 @@ def cut_off(deployment: Deployment, cut: Cut, story: Path, settings: dict[str, A
         "-e",
         json.dumps(settings),
         ANSIBLE_CALLBACK_PLUGINS=str(REPOSITORY / "tests/callback"),
-        ANSIBLE_CALLBACKS_ENABLED="gpuhub.platform.progress,interrupt",
+        ANSIBLE_CALLBACKS_ENABLED="gpuhub.platform.progress,gpuhub.platform.changes,interrupt",
         GPUHUB_INTERRUPT=json.dumps(interruption),
     )
     reached = story.exists() and len(story.read_text().splitlines()) == cut.at

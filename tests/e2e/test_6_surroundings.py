@@ -255,7 +255,7 @@ def test_then_nothing_is_left_to_do(moved, site, deployment):
 @pytest.fixture(scope="module")
 def proxied(moved: Play, proxy: Proxy, deployment: Deployment) -> Play:
     """Of the site's surroundings only the proxy is left; a notebook proves that the hub works with it."""
-    return deployment.play("--diff", "-e", json.dumps({**proxy.settings, "jupyterhub_smoke_test": True}))
+    return deployment.play("--diff", "-e", json.dumps({**proxy.settings, "jupyterhub_smoke_test": "always"}))
 
 
 @pytest.mark.parametrize("host", NODES)
