@@ -2,7 +2,7 @@
 
 The time is predicted from what is used and from the rate at which all open allocations of the user go on using it, at
 present prices. It is kept in a table, so that every call and every replica says the same, and so that nothing ends
-sooner than LEAST_NOTICE after that was said first.
+sooner than the least notice after that was said first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from . import audit, queries, tables
 from .policy import Policies
 from .problems import ProblemError
 
-LEAST_NOTICE = timedelta(seconds=300)
 # Of a budget that is used up already.
 _PAST = datetime.min.replace(tzinfo=UTC)
 _LONGEST = timedelta(days=3660)
@@ -56,9 +55,9 @@ def used_up_at(budget: Budget, used: int, per_second: Fraction, now: datetime) -
     return at if end is None or at < end else None
 
 
-def settled(wanted: datetime, known: datetime | None, now: datetime) -> datetime:
-    """Return when something ends of which `known` was said before, None for nothing."""
-    soonest = now + LEAST_NOTICE
+def settled(wanted: datetime, known: datetime | None, now: datetime, least: timedelta) -> datetime:
+    """Return when something ends of which `known` was said before, None for nothing; not sooner than `least` from now."""
+    soonest = now + least
     return max(wanted, soonest if known is None else min(known, soonest))
 
 
@@ -84,17 +83,20 @@ def _per_second(budget: Budget, open_now: Sequence[queries.Open], rate: Rate | N
     )
 
 
-async def ends(connection: AsyncConnection, policies: Policies, notice: timedelta) -> list[End]:
-    """Return the notebooks that end within `notice`, soonest first, and keep what was said."""
+async def ends(connection: AsyncConnection, policies: Policies, notice: timedelta, least: timedelta) -> list[End]:
+    """Return the notebooks that end within `notice`, soonest first, and keep what was said.
+
+    None of them ends sooner than `least` after that was said.
+    """
     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK, 0)))
     clock = sa.func.date_trunc("second", sa.func.clock_timestamp())
     now = (await connection.execute(sa.select(clock))).scalar_one()
     wanted = await _wanted(connection, policies, now)
     found = tables.enforcement.c
     known = dict((await connection.execute(sa.select(found.pod_uid, found.ends_at))).tuples().all())
-    horizon = now + max(notice, LEAST_NOTICE)
+    horizon = now + max(notice, least)
     result = [
-        End(each.pod_uid, each.username, each.servername, settled(at, known.get(each.pod_uid), now), reason)
+        End(each.pod_uid, each.username, each.servername, settled(at, known.get(each.pod_uid), now, least), reason)
         for each, at, reason in wanted
         if at <= horizon
     ]

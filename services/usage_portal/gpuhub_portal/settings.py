@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     collector_seconds: int = Field(default=60, ge=15, le=3600)
     # How long before a notebook ends with its user's budget that is said.
     notice_seconds: int = Field(default=900, ge=60, le=86_400)
+    # How much later than that it ends at the soonest, if its end was known late.
+    least_notice_seconds: int = Field(default=300, ge=60, le=86_400)
     # How old what is known about limits, use and tokens may be when it is answered from memory.
     cache_seconds: float = Field(default=1.0, ge=0, le=1)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")

@@ -20,9 +20,12 @@ router = APIRouter(tags=["enforcement"])
 async def ends(caller: Caller, portal: Here) -> Any:
     """Notebooks that have to end because a budget is used up, soonest first, from some time before (the notice) on."""
     caller.require(Scope.ENFORCEMENT)
-    notice = timedelta(seconds=portal.settings.notice_seconds)
+    notice, least = (
+        timedelta(seconds=seconds)
+        for seconds in (portal.settings.notice_seconds, portal.settings.least_notice_seconds)
+    )
     async with portal.database.begin() as connection:
-        return {"items": await enforcement.ends(connection, portal.policies, notice)}
+        return {"items": await enforcement.ends(connection, portal.policies, notice, least)}
 
 
 @router.get(

@@ -77,6 +77,16 @@ def test_found_late_it_is_said_five_minutes_before(replicas, admin, ledger):
     assert ends(admin) == {"": soon(300)}, "said anew"
 
 
+def test_the_least_notice_is_a_setting(database, make_portal, ledger):
+    portal = make_portal(database, least_notice_seconds=100).start()
+    used(ledger, 7200)
+    notebook(ledger)
+    with portal.client() as client:
+        client.put("/policy/users/alice", json=MONTH)
+        assert ends(client) == {"": soon(100)}
+    portal.stop()
+
+
 def test_what_was_said_moves_sooner_with_notice_only(admin, ledger):
     admin.put("/policy/users/alice", json=MONTH)
     used(ledger, 7200 - 800)
