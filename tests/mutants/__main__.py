@@ -72,7 +72,7 @@ def lay_out() -> None:
     _copy(REPOSITORY / "plugins/module_utils", FOLDER / "plugins/module_utils")
     for name in ("unit/services/usage_portal/ledger", "unit/services/usage_portal/collector", "simulator"):
         _copy(REPOSITORY / "tests" / name, FOLDER / "tests" / name)
-    for name in ("postgres.py", "service_imports.py", "mutants/shared_cluster.py"):
+    for name in ("postgres.py", "sample.py", "service_imports.py", "mutants/shared_cluster.py"):
         shutil.copy2(REPOSITORY / "tests" / name, FOLDER / "tests")
     shutil.copy2(REPOSITORY / "pytest.ini", FOLDER)
     (FOLDER / "setup.cfg").write_text(_CONFIGURATION)
@@ -121,6 +121,8 @@ def main(names: list[str]) -> int:
             **os.environ,
             # Where the plugin is; mutmut itself adds the code, which is not there yet.
             "PYTHONPATH": str(FOLDER / "tests"),
+            # All of their cases: what is drawn may not be what notices a mutant.
+            "GPUHUB_SOAK": "1",
             "GPUHUB_CLUSTER": cluster.dsn().split()[0].removeprefix("host="),
         }
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(PROCESSES)]

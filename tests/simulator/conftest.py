@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import random
-
 import pytest
+import sample
 import service_imports  # noqa: F401
 from postgres import Cluster
 
@@ -22,6 +20,5 @@ def cluster():
 @pytest.fixture(scope="session")
 def seed() -> int:
     """GPUHUB_SEED repeats a run."""
-    seed = int(os.environ.get("GPUHUB_SEED") or random.randrange(10**6))
-    print(f"GPUHUB_SEED={seed}")
-    return seed
+    print(f"GPUHUB_SEED={sample.SEED}")
+    return sample.SEED

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import sample
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("start", ["site", "elsewhere"])
-@pytest.mark.parametrize("source", ["my_inventory", "my_inventory/hosts.yml"])
+@pytest.mark.parametrize(
+    ("start", "source"),
+    sample.draw(list(itertools.product(["site", "elsewhere"], ["my_inventory", "my_inventory/hosts.yml"])), 1),
+)
 def test_the_bundle_of_an_air_gap_is_beside_its_inventory(tmp_path, start, source):
     site = tmp_path / "site"
     shutil.copytree(REPOSITORY / "inventories/airgap", site / "my_inventory")

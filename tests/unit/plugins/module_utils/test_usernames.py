@@ -6,6 +6,7 @@ import itertools
 import re
 
 import pytest
+import sample
 from ansible_collections.gpuhub.platform.plugins.module_utils.usernames import RESERVED_PREFIX, SIGN_UP_PATTERN, slug
 
 DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -40,7 +41,11 @@ def test_other_names_get_a_hash(name, expected):
 
 def test_slugs_are_labels_and_unique():
     alphabet = ["a", "B", "-", ".", "/", "@", "{", " ", "ü", "\n"]
-    names = ["".join(letters) for length in range(6) for letters in itertools.product(alphabet, repeat=length)]
+    names = [
+        "".join(letters)
+        for length in range(sample.size(5, 6))
+        for letters in itertools.product(alphabet, repeat=length)
+    ]
     slugs = {slug(name) for name in names}
     assert len(slugs) == len(names)
     assert all(DNS_LABEL.fullmatch(value) and len(value) <= 48 for value in slugs)

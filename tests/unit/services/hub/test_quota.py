@@ -12,12 +12,13 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sample
 import spawn_doubles
 
 # Simultaneous starts of a storm, and how many storms; more by variables.
-STARTS = int(os.environ.get("GPUHUB_STORM_STARTS", "200"))
+STARTS = int(os.environ.get("GPUHUB_STORM_STARTS") or sample.size(80, 200))
 LAG = 0.5
-SEEDS = range(int(os.environ.get("GPUHUB_STORM_SEEDS", "3")))
+SEEDS = sample.draw(range(int(os.environ.get("GPUHUB_STORM_SEEDS") or 3)), 1)
 
 
 @pytest.fixture(scope="session")

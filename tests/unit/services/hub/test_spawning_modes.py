@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pytest
+import sample
 import spawn_doubles
 from harness import wait_for
 
 LABEL = spawn_doubles.LABEL
 # Simultaneous starts of the crowd; 200 are the whole.
-STARTS = int(os.environ.get("GPUHUB_HUB_STARTS", "24"))
+STARTS = int(os.environ.get("GPUHUB_HUB_STARTS") or sample.size(12, 24))
 
 
 # ---- an external portal

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import uuid
 from collections import Counter
 
 import pytest
+import sample
 
-# `make soak` runs more of them.
-SEEDS = range(20) if os.environ.get("GPUHUB_SOAK") else range(1)
-STARTS, SECONDS = 200, 6
+SEEDS = sample.draw(range(20), 1)
+# So many in so many seconds, in which the portal is killed so often.
+STARTS, SECONDS, KILLS = sample.size((96, 3, 2), (200, 6, 4))
 LIMIT = 2
 USERS = [f"user-{number}" for number in range(STARTS // 8)]
 # Not enough for everybody.
@@ -82,7 +82,7 @@ def test_nothing_is_granted_beyond_a_limit(make_portal, database, ledger, seed):
         return "runs"
 
     async def trouble() -> None:
-        for _ in range(4):
+        for _ in range(KILLS):
             await asyncio.sleep(chance.random() / 2)
             portal.process.kill()
             await asyncio.to_thread(portal.process.wait)

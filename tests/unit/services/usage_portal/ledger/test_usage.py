@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
+import sample
 import service_imports  # noqa: F401
 from gpuhub_portal import queries
 from gpuhub_portal.ledger import periods, store
@@ -186,7 +187,7 @@ def test_any_time_is_the_sum_of_its_hours(database, kept, asked):
     async def compare() -> int:
         engine, found = create_async_engine(database.cluster.url()), 0
         async with engine.connect() as connection:
-            for _ in range(15):
+            for _ in range(sample.size(6, 15)):
                 chosen = _drawn(chance, asked)
                 expected = truth.usage(chosen)
                 ways = [await _pages(connection, chosen, 1 + len(expected) // parts) for parts in (1, 4)]
