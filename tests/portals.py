@@ -16,11 +16,13 @@ from typing import Any
 import httpx
 import psycopg
 from postgres import Cluster
+from zygote import Process, Zygote
 
 REPOSITORY = Path(__file__).parents[1]
 SERVICE = REPOSITORY / "services" / "usage_portal"
 ADMIN_TOKEN = "planted-administrator-" + secrets.token_hex(16)
-TIMEOUT = 30
+# Seconds; of conditions that come about sooner, on a machine that does nothing else.
+TIMEOUT = 180
 
 TABLES = (
     *("allocation", "node_state", "stream", "session", "witness", "rollup_hour", "rollup_period"),
@@ -46,9 +48,9 @@ class Postgres(Cluster):
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         return psycopg.connect(self.dsn(database), autocommit=True)
 
-    def create(self, database: str) -> str:
+    def create(self, database: str, template: str = "template1") -> str:
         with self.connect() as connection:
-            connection.execute(f"CREATE DATABASE {database}")
+            connection.execute(f"CREATE DATABASE {database} TEMPLATE {template}")
         return database
 
 
@@ -57,6 +59,10 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+def _variables(settings: dict[str, Any]) -> dict[str, str]:
+    return {f"USAGE_PORTAL_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 class Portal:
@@ -72,37 +78,38 @@ class Portal:
         self.environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": python_path,
-            "PYTHONDONTWRITEBYTECODE": "1",
             "USAGE_PORTAL_DATABASE_URL": url,
             "USAGE_PORTAL_ADMIN_TOKEN_FILE": str(self._token_file),
             "USAGE_PORTAL_LISTEN_ADDRESS": "127.0.0.1",
             "USAGE_PORTAL_LISTEN_PORT": str(self.port),
             # Answers are as fresh as the database, unless a test is about that.
             "USAGE_PORTAL_CACHE_SECONDS": "0",
-        } | {f"USAGE_PORTAL_{name.upper()}": str(value) for name, value in settings.items()}
-        self.process: subprocess.Popen | None = None
+        } | _variables(settings)
+        self.process: subprocess.Popen | Process | None = None
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess:
         """Run `python -m gpuhub_portal ...`."""
         command = [sys.executable, "-m", "gpuhub_portal", *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=TIMEOUT)
 
-    def begin(self, *arguments: str) -> subprocess.Popen:
-        """Start `python -m gpuhub_portal ...`."""
+    def begin(self, *arguments: str, stderr: Any = None, **settings: Any) -> subprocess.Popen | Process:
+        """Start `python -m gpuhub_portal ...` with more settings; what it says goes to the log, or to `stderr`."""
+        with self.log.open("ab") as log:
+            return self._begin(arguments, self.environment | _variables(settings), log, stderr or log)
+
+    def _begin(self, arguments: tuple[str, ...], env: dict[str, str], stdout: Any, stderr: Any) -> Any:
         command = [sys.executable, "-m", "gpuhub_portal", *arguments]
-        return subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, env=env, stdout=stdout, stderr=stderr, text=True)
 
     def start(self) -> Portal:
-        command = [sys.executable, "-m", "gpuhub_portal", "serve"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+        self.process = self.begin("serve")
         wait_for("the portal answers", self._answers)
         return self
 
     def _answers(self) -> bool:
         assert self.process is not None and self.process.poll() is None, self.log.read_text()
         try:
-            return httpx.get(f"{self.url}/healthz").status_code == 200
+            return httpx.get(f"{self.url}/healthz", verify=False).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -113,11 +120,29 @@ class Portal:
 
     def client(self, token: str | None = ADMIN_TOKEN, **options: Any) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT, **options)
+        # There is no TLS; reading the authorities that nobody needs would take most of a client's time.
+        return httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT, verify=False, **options)
 
     def logged(self) -> list[dict[str, Any]]:
         """What it has logged."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+class ForkedPortal(Portal):
+    """A portal whose processes are forks of one that has imported all that a portal does."""
+
+    modules = ("alembic.command", "gpuhub_portal.app", "gpuhub_portal.mysql_sync", "pymysql", "uvicorn.lifespan.on",
+               "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto")  # fmt: skip
+
+    def __init__(self, zygote: Zygote, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._zygote = zygote
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess:
+        return self._zygote.run(["gpuhub_portal", *arguments], self.environment, TIMEOUT)
+
+    def _begin(self, arguments: tuple[str, ...], env: dict[str, str], stdout: Any, stderr: Any) -> Any:
+        return self._zygote.start(["gpuhub_portal", *arguments], env, None, stdout, stderr)
 
 
 class Ledger:
@@ -156,11 +181,12 @@ class Ledger:
         row = {"id": name, "username": username, "kind": kind, "started_at": started_at, "ended_at": ended_at}
         self._insert("session", row | {"source": "pod"})
 
-    def hour(self, hour: str, username: str, group_name: str = "", **columns: Any) -> None:
-        """What was used in an hour: `gpu_seconds` and so on."""
+    def hour(self, hour: str, username: str, group_name: str = "", add_up: bool = True, **columns: Any) -> None:
+        """What was used in an hour: `gpu_seconds` and so on. Of many, `add_up_hours` after the last will do."""
         row = {"hour": hour, "username": username, "group_name": group_name, "kind": "notebook", "gpu_type": ""}
         self._insert("rollup_hour", row | columns)
-        self.add_up_hours()
+        if add_up:
+            self.add_up_hours()
 
     def add_up_hours(self) -> None:
         """Let days and months be the sums of hours."""

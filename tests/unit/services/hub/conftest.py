@@ -9,23 +9,32 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+import sample
 import spawn_doubles
 from ansible_collections.gpuhub.platform.plugins.module_utils import core_archive
 from ansible_collections.gpuhub.platform.plugins.module_utils import jupyterhub_values as values
 from harness import wait_for
+from zygote import Process, Zygote
 
 COLLECTION = Path(__file__).parents[4]
 # Seconds; bcrypt is slow by design, and more so on a busy machine.
-TIMEOUT = 60
+TIMEOUT = 180
+# In the folder of each hub: where it is is read when the client of Kubernetes is imported.
+KUBECONFIG = "kubeconfig"
 
 _ANY_CONFIG = """
-import json, os
+import functools, json, os
+import bcrypt
 from jupyterhub.proxy import Proxy
 import gpuhub_hub
+
+bcrypt.gensalt = functools.partial(bcrypt.gensalt, int(os.environ["BCRYPT_ROUNDS"]))
 
 class NoProxy(Proxy):
     should_start = False
@@ -90,14 +99,26 @@ def archive(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def start_hub(archive) -> Iterator[Callable[..., Any]]:
+    """What starts a hub's process; in a soak it is a Python of its own, as it is deployed."""
+    arguments = ["jupyterhub", "-f", "config.py"]
+    if sample.SOAK:
+        yield lambda **options: subprocess.Popen([sys.executable, "-m", *arguments], **options)
+        return
+    modules = ["jupyterhub.app", "kubespawner", "nativeauthenticator"]
+    with Zygote(str(archive), modules, KUBECONFIG=KUBECONFIG) as zygote:
+        yield lambda **options: zygote.start(arguments, **options)
+
+
 class Hub:
     """A hub as a process of its own. Its database stays when it is started again."""
 
     config = CONFIG
 
-    def __init__(self, folder: Path, archive: Path, smoke_role: dict) -> None:
-        self.folder, self._archive, self._role = folder, archive, smoke_role
-        self.process: subprocess.Popen | None = None
+    def __init__(self, folder: Path, archive: Path, start_hub: Callable[..., Any], smoke_role: dict) -> None:
+        self.folder, self._archive, self._start_hub, self._role = folder, archive, start_hub, smoke_role
+        self.process: subprocess.Popen | Process | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -125,17 +146,13 @@ class Hub:
             "PYTHONPATH": str(self._archive),
             "GPUHUB_SETTINGS": json.dumps(settings),
             "HUB_URL": self.url,
+            # 12 are its own; each that is left out halves what a password costs.
+            "BCRYPT_ROUNDS": str(sample.size(4, 12)),
             **variables,
         }
         with (self.folder / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyterhub", "-f", "config.py"],
-                cwd=self.folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + 2 * TIMEOUT
+            self.process = self._start_hub(cwd=self.folder, env=environment, stdout=log, stderr=log)
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log()
             try:
@@ -166,12 +183,12 @@ class SpawningHub(Hub):
 
     def begin(self, kube: spawn_doubles.Kube, settings: dict, **variables: str) -> None:
         """Start it, with sizes as `settings` say."""
-        (self.folder / "kubeconfig").write_text(kube.kubeconfig())
+        (self.folder / KUBECONFIG).write_text(kube.kubeconfig())
         native = {"administrators": {"root": "initial-of-root"}, "approval": "auto", "minimum_password_length": 10}
         auth = {"mode": "native", **native, "allowed_failed_logins": 3, "lockout_seconds": 600}
         self.launch(
             {"auth": auth, **settings},
-            KUBECONFIG=str(self.folder / "kubeconfig"),
+            KUBECONFIG=KUBECONFIG,
             NOTEBOOK_PORT=str(kube.notebook_port),
             TESTER=self.token,
             **variables,
@@ -202,7 +219,7 @@ class SpawningHub(Hub):
     def outcome(self, user: str, server: str = "") -> str:
         """What became of a server that was asked for: `ready`, or why not."""
         # Between the end of a start and the note that it failed the hub knows of neither, for a moment.
-        return wait_for("an outcome", lambda: self._outcome(user, server), 30)
+        return wait_for("an outcome", lambda: self._outcome(user, server), TIMEOUT)
 
     def _outcome(self, user: str, server: str) -> str:
         path = f"users/{user}/servers/{server}/progress" if server else f"users/{user}/server/progress"
@@ -292,12 +309,12 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def make_hub(tmp_path_factory, archive, smoke_role):
+def make_hub(tmp_path_factory, archive, start_hub, smoke_role):
     """A function that returns a new hub, not started yet. All are stopped after the module."""
     hubs: list[Hub] = []
 
     def make() -> Hub:
-        hubs.append(Hub(tmp_path_factory.mktemp("hub"), archive, smoke_role))
+        hubs.append(Hub(tmp_path_factory.mktemp("hub"), archive, start_hub, smoke_role))
         return hubs[-1]
 
     yield make
@@ -306,12 +323,12 @@ def make_hub(tmp_path_factory, archive, smoke_role):
 
 
 @pytest.fixture(scope="module")
-def make_spawning_hub(tmp_path_factory, archive):
+def make_spawning_hub(tmp_path_factory, archive, start_hub):
     """A function that returns a new hub that starts servers, not started itself yet."""
     hubs: list[SpawningHub] = []
 
     def make() -> SpawningHub:
-        hubs.append(SpawningHub(tmp_path_factory.mktemp("hub"), archive, {}))
+        hubs.append(SpawningHub(tmp_path_factory.mktemp("hub"), archive, start_hub, {}))
         return hubs[-1]
 
     yield make

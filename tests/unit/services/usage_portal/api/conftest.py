@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -9,8 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+import sample
 from ansible_collections.gpuhub.platform.plugins.module_utils import core_archive
-from portals import REPOSITORY, SERVICE, TABLES, Ledger, Portal, Postgres
+from portals import REPOSITORY, SERVICE, TABLES, ForkedPortal, Ledger, Portal, Postgres
+from zygote import Zygote
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +34,22 @@ def python_path(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
-def make_portal(postgres, python_path, tmp_path_factory) -> Iterator[Callable[..., Portal]]:
+def portal_class(python_path) -> Iterator[Callable[..., Portal]]:
+    """What makes a portal; in a soak each of its processes is a Python of its own, as it is deployed."""
+    if sample.SOAK:
+        yield Portal
+        return
+    with Zygote(python_path, ForkedPortal.modules) as zygote:
+        yield functools.partial(ForkedPortal, zygote)
+
+
+@pytest.fixture(scope="session")
+def make_portal(postgres, python_path, portal_class, tmp_path_factory) -> Iterator[Callable[..., Portal]]:
     """A function that makes a portal on a database; all are stopped at the end."""
     made: list[Portal] = []
 
     def make(database: str, **settings: Any) -> Portal:
-        portal = Portal(tmp_path_factory.mktemp("portal"), python_path, postgres.url(database), **settings)
+        portal = portal_class(tmp_path_factory.mktemp("portal"), python_path, postgres.url(database), **settings)
         made.append(portal)
         return portal
 
@@ -46,12 +59,18 @@ def make_portal(postgres, python_path, tmp_path_factory) -> Iterator[Callable[..
 
 
 @pytest.fixture(scope="session")
-def database(postgres, make_portal) -> str:
-    """A database with the schema of this version."""
-    name = postgres.create("portal")
-    migrated = make_portal(name).command("migrate")
-    assert migrated.returncode == 0, migrated.stderr
+def migrated(postgres, python_path, tmp_path_factory) -> str:
+    """A database with the schema of this version, to make others of. The command is the one that is deployed."""
+    name = postgres.create("migrated")
+    done = Portal(tmp_path_factory.mktemp("portal"), python_path, postgres.url(name)).command("migrate")
+    assert done.returncode == 0, done.stderr
     return name
+
+
+@pytest.fixture(scope="session")
+def database(postgres, migrated) -> str:
+    """A database with the schema of this version, for all tests that do not say otherwise."""
+    return postgres.create("portal", migrated)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import sample
 from mariadb import MariaDB
 from portals import TABLES, Ledger, Postgres, wait_for
 
@@ -68,14 +67,9 @@ class Copy:
 
         return self.use(go, limit)
 
-    def process(self, **settings: Any) -> subprocess.Popen:
+    def process(self, **settings: Any) -> Any:
         """`python -m gpuhub_portal sync`, as it is deployed."""
-        environment = self.portal.environment | {"USAGE_PORTAL_MYSQL_INTERVAL_SECONDS": "0.05"}
-        environment |= {f"USAGE_PORTAL_{name.upper()}": str(value) for name, value in settings.items()}
-        with self.portal.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "gpuhub_portal", "sync"], env=environment, stdout=log, stderr=log
-            )
+        return self.portal.begin("sync", **{"mysql_interval_seconds": 0.05, **settings})
 
     def rows(self, query: str) -> list[tuple]:
         return self.mariadb.rows(self.name, query)
@@ -133,7 +127,9 @@ def fill(source: Ledger, number: int) -> None:
     """Sessions that have ended and hours of theirs."""
     for count in range(number):
         source.session(f"s{count:03}", f"u{count % 7}", "notebook", HOUR, "2026-03-01T11:00:00Z")
-        source.hour(f"2026-03-{count % 28 + 1:02}T{count // 28:02}:00:00Z", "alice", gpu_seconds=count, sessions=1)
+        hour = f"2026-03-{count % 28 + 1:02}T{count // 28:02}:00:00Z"
+        source.hour(hour, "alice", add_up=False, gpu_seconds=count, sessions=1)
+    source.add_up_hours()
 
 
 def test_what_the_tables_hold(copy, source):
@@ -218,7 +214,7 @@ def test_a_transaction_that_commits_late_is_not_overlooked(copy, source):
     assert copy.there() == copy.here() and len(copy.there()[0]) == 4
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", sample.draw(range(3), 1))
 def test_writers_at_the_same_time(copy, source, seed):
     """Transactions that overlap in every way, while it is copied; in the end all is there as it is."""
     fill(source, 20)
@@ -260,8 +256,8 @@ def test_writers_at_the_same_time(copy, source, seed):
 def test_killed_again_and_again(copy, source):
     fill(source, 60)
     copy.all()
-    positions = set()
-    for number in range(8):
+    positions, kills = set(), sample.size(3, 8)
+    for number in range(kills):
         source.sql("UPDATE session SET username = %s", f"user {number}")
         source.sql("UPDATE rollup_hour SET gpu_seconds = gpu_seconds + %s", number)
         before = copy.position()
@@ -270,7 +266,7 @@ def test_killed_again_and_again(copy, source):
         process.kill()
         process.wait()
         positions.add(copy.position())
-    assert len(positions) == 8
+    assert len(positions) == kills
     assert copy.portal.command("sync", "--once").returncode == 0
     assert copy.there() == copy.here()
 
@@ -288,7 +284,7 @@ def test_an_answer_that_was_not_heard(copy, source, monkeypatch, when):
             real(self, *arguments)
         raise TargetAwayError("planted")
 
-    for _ in range(12):
+    for _ in range(sample.size(6, 12)):
         monkeypatch.setattr(Target, "write", lost)
         with pytest.raises(TargetAwayError):
             copy.use(lambda sync: sync.step(), limit=3)
