@@ -100,6 +100,7 @@ def test_a_clock_is_known_within_the_time_that_it_took(monkeypatch, ahead):
     task = SimpleNamespace(args={}, async_val=0, action="preflight", check_mode=False, diff=False)
     connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir=None))
     action = ActionModule(task, connection, SimpleNamespace(check_mode=False), None, None, None)
+    began = time.time()
     least, most = action.run(task_vars={})["offset"]
     assert least <= ahead <= most
-    assert most - least < 10
+    assert most - least <= time.time() - began

@@ -165,9 +165,11 @@ def test_a_replica_learns_within_a_second_that_a_token_was_revoked(make_portal, 
     with other.client(made["token"]) as client:
         assert client.get("/users/alice/limits").status_code == 200
         admin.delete(f"/tokens/{made['id']}")
-        revoked = time.monotonic()
+        revoked = sent = time.monotonic()
         while client.get("/users/alice/limits").status_code == 200:
-            assert time.monotonic() - revoked < 1.5
+            # However long an answer takes: whoever asks a second later is refused.
+            assert sent - revoked <= 1
+            sent = time.monotonic()
     other.stop()
 
 

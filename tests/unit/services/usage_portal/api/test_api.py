@@ -48,10 +48,15 @@ def test_limits_are_at_most_a_second_old_and_rarely_read(make_portal, database, 
         assert client.get("/users/alice/limits").json()["gpu_limit"] == 3
         ledger.pod("p0", "alice", gpu=1)
         changed, before, asked = time.monotonic(), refreshes(client), 0
-        while client.get("/users/alice/limits").json()["usage"]["gpu"] == 0:
+        while True:
+            sent = time.monotonic()
+            if client.get("/users/alice/limits").json()["usage"]["gpu"] == 0:
+                # However long an answer takes: whoever asks a second later is told.
+                assert sent - changed <= 1
+            elif asked > 20:
+                break
             asked += 1
-            assert time.monotonic() - changed < 1.3
-        assert asked > 20 and refreshes(client) - before <= 2
+        assert refreshes(client) - before <= time.monotonic() - changed + 1
     portal.stop()
 
 
