@@ -41,7 +41,8 @@ class Node:
         self.state = {**self.state, **values}
 
     def run(self, **arguments):
-        ctr = [sys.executable, str(Path(__file__).with_name("fake_ctr.py"))]
+        # It needs nothing of the environment that it starts in.
+        ctr = [sys.executable, "-I", "-S", str(Path(__file__).with_name("fake_ctr.py"))]
         return run("node_images", **{"images": self.bundle.digests, "ctr": ctr, **arguments})
 
     @property
