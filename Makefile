@@ -42,7 +42,7 @@ lint: venv ## style of playbooks, roles, plugins and tests
 	yamllint .
 	ruff check .
 	ruff format --check .
-	ansible-lint
+	tests/lint/ansible_lint
 	tests/lint/argument_specs.py
 	tests/lint/troubleshooting.py
 	tests/lint/settings_page.py

@@ -22,6 +22,7 @@ nor is a message that has hardly any words of its own and passes on another one.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import sys
@@ -200,8 +201,12 @@ def beginnings(page: str) -> list[str]:
 
 def covers(beginning: str, message: str) -> bool:
     """Whether a message begins like this."""
-    parts = map(re.escape, normal(beginning).split(GAP))
-    return re.match(".*?".join(parts), message) is not None
+    return _pattern(beginning).match(message) is not None
+
+
+@functools.cache
+def _pattern(beginning: str) -> re.Pattern[str]:
+    return re.compile(".*?".join(map(re.escape, normal(beginning).split(GAP))))
 
 
 def differences(found: Iterable[tuple[str, str]], page: str) -> list[str]:
