@@ -11,7 +11,8 @@ description:
     starts a kernel, runs a cell that prints the host's name, compares that with the pod that the API server reports,
     and stops the server.
   - While the server starts it shows every few seconds what the hub reports.
-  - With O(proof) it only asks whether the hub answers where notebooks were proven before and O(again) does not ask for it.
+  - Where O(proof) says that notebooks have been proven, and unless O(again) asks for it, it only looks whether the hub
+    answers.
   - When the server does not start, the error holds what the hub reported, such as the scheduler's and kubelet's events,
     and the state, the events and the last log lines of the pod, without secrets.
 version_added: 0.1.0

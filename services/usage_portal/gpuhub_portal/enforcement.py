@@ -56,7 +56,7 @@ def used_up_at(budget: Budget, used: int, per_second: Fraction, now: datetime) -
 
 
 def settled(wanted: datetime, known: datetime | None, now: datetime, least: timedelta) -> datetime:
-    """Return when something ends of which `known` was said before, None for nothing; not sooner than `least` from now."""
+    """Return when something ends of which `known` was said before, None for nothing; not before `least` is over."""
     soonest = now + least
     return max(wanted, soonest if known is None else min(known, soonest))
 

@@ -20,10 +20,8 @@ router = APIRouter(tags=["enforcement"])
 async def ends(caller: Caller, portal: Here) -> Any:
     """Notebooks that have to end because a budget is used up, soonest first, from some time before (the notice) on."""
     caller.require(Scope.ENFORCEMENT)
-    notice, least = (
-        timedelta(seconds=seconds)
-        for seconds in (portal.settings.notice_seconds, portal.settings.least_notice_seconds)
-    )
+    settings = portal.settings
+    notice, least = timedelta(seconds=settings.notice_seconds), timedelta(seconds=settings.least_notice_seconds)
     async with portal.database.begin() as connection:
         return {"items": await enforcement.ends(connection, portal.policies, notice, least)}
 
