@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from . import builds, gpus, packages, template
+from . import builds, gpus, template
 from .instance import MAX_WORKERS, Instance
 from .lifecycle import DEFAULT_WORKERS, Lab, leave_run
 from .process import LabError
@@ -134,9 +134,8 @@ def _table(status: dict) -> str:
 
 def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "build":
-        packages.ensure()
-        for name in options.name or builds.NAMES:
-            print(builds.build(name), flush=True)
+        for folder in builds.build_all(options.name or builds.NAMES):
+            print(folder, flush=True)
         return 0
     if os.geteuid() != 0:
         raise LabError("the lab makes namespaces, mounts and cgroups: run it as root")

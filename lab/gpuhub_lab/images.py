@@ -70,7 +70,8 @@ class Image:
 
 
 def inventory() -> dict[str, Image]:
-    """All images by name; bases come before what stands on them, what takes longest comes first."""
+    """All images by name; bases come before what stands on them, what takes longest comes first, what waits for
+    artefact kube comes last."""
     versions = catalogue.load()
     hub = versions["jupyterhub"]
     images = [
@@ -81,14 +82,14 @@ def inventory() -> dict[str, Image]:
         Image("usage-portal", "usage-portal", versions["usage_portal"]["image"], "python", own=True),
         Image("postgres", "postgres", versions["postgresql"]["image"], "debian"),
         Image("proxy", "proxy", "quay.io/jupyterhub/configurable-http-proxy:5.2.0", "debian"),
+        Image("busybox", "busybox", versions["local_path_provisioner"]["helper_image"], "debian"),
+        Image("pause", "pause", versions["pause"]["image"]),
         Image("calico-base", "calico-base", base="debian", binaries=("flanneld", "netpol")),
         # Named by the repository's last part: calico-cni, calico-node, calico-kube-controllers.
         *(
             Image(f"calico-{reference.rpartition('/')[2].partition(':')[0]}", "calico", reference, "calico-base")
             for reference in versions["calico"]["images"]
         ),
-        Image("busybox", "busybox", versions["local_path_provisioner"]["helper_image"], "debian"),
-        Image("pause", "pause", versions["pause"]["image"]),
         Image("coredns", "coredns", versions["coredns"]["image"], binaries=("coredns",)),
         Image("registry", "registry", versions["registry"]["image"], binaries=("registry",)),
         # Not the catalogue's version: v0.0.30 is the newest that builds from its Go module.
@@ -105,9 +106,9 @@ def inventory() -> dict[str, Image]:
 def build() -> Path:
     """Folder with `oci/`, an OCI layout of all images, and `images.json`, a list of their
     `{reference, digest (of the manifest), platform, size (bytes of manifest, config and layers)}`."""
-    binaries, images = kube.build(), inventory()
+    images = inventory()
     with ThreadPoolExecutor(WORKERS) as pool:
-        layouts = list(pool.map(lambda image: _layout(image, images, binaries), images.values()))
+        layouts = list(pool.map(lambda image: _layout(image, images), images.values()))
     built = zip(images.values(), layouts, strict=True)
     published = sorted((image.reference, layout) for image, layout in built if image.reference)
 
@@ -167,13 +168,13 @@ def _layers(layout: Path) -> list[Path]:
     return [blob(layout, layer["digest"]) for layer in manifest["layers"]]
 
 
-def _layout(image: Image, images: dict[str, Image], binaries: Path) -> Path:
+def _layout(image: Image, images: dict[str, Image]) -> Path:
     """OCI layout of one image, built if its inputs changed: artefact image-<name>."""
     context = _downloads(image)  # before the base: it needs none, so both proceed at once
-    base = _layout(images[image.base], images, binaries) if image.base else None
+    base = _layout(images[image.base], images) if image.base else None
     if base and (image.folder / "packages.txt").exists():
         context.append(_debs(image, base))
-    context += [binaries / name for name in image.binaries]
+    context += [kube.build() / name for name in image.binaries]
     scripts = [RECIPES / script for source, script in INSTALLERS.items() if (image.folder / source).exists()]
 
     def make(folder: Path) -> None:

@@ -18,7 +18,7 @@ PROGRAMS = {
     "flanneld": "./overlay",
     "netpol": "./netpol",
     "helm": "helm.sh/helm/v3/cmd/helm",
-    "registry": "github.com/distribution/distribution/v3/cmd/registry",
+    "registry": "./registry",
     "local-path-provisioner": "github.com/rancher/local-path-provisioner",
 }
 
