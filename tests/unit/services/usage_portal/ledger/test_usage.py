@@ -187,7 +187,9 @@ def test_any_time_is_the_sum_of_its_hours(database, kept, asked):
     async def compare() -> int:
         engine, found = create_async_engine(database.cluster.url()), 0
         async with engine.connect() as connection:
-            for _ in range(sample.size(6, 15)):
+            for number in range(15):
+                if number >= sample.size(6, 15) and found > 100:
+                    break
                 chosen = _drawn(chance, asked)
                 expected = truth.usage(chosen)
                 ways = [await _pages(connection, chosen, 1 + len(expected) // parts) for parts in (1, 4)]
