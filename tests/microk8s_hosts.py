@@ -40,7 +40,7 @@ class Hosts:
         subprocess.run([sys.executable, REPOSITORY / "lab/lab", *words], env=self.environment, check=True)
 
     def run(
-        self, host: str, script: str, code: int | None = 0, stdin: bytes | None = None, timeout: float = 120
+        self, host: str, script: str, code: int | None = 0, stdin: bytes | None = None, timeout: float = 600
     ) -> Result:
         """Run a shell script on a host; `code` is the exit code it must have (None: any)."""
         done = subprocess.run(
@@ -67,7 +67,7 @@ class Hosts:
             now = self.run(host, began, None)
             return now.code == 0 and now != before
 
-        wait(booted, f"{host}: another boot", 180)
+        wait(booted, f"{host}: another boot")
 
     def deliver(self, host: str) -> None:
         """Put the snaps into /opt/snaps and the bootstrap images where MicroK8s looks for them."""
@@ -77,7 +77,7 @@ class Hosts:
         self.run(host, f"cat > {COMMON}/sideload/bootstrap.tar", stdin=bootstrap())
 
 
-def wait(condition: Callable[[], object], what: str, seconds: float = 90) -> None:
+def wait(condition: Callable[[], object], what: str, seconds: float = 300) -> None:
     """Wait for a condition; fail, naming `what`, if it does not come true."""
     deadline = time.monotonic() + seconds
     while not condition():

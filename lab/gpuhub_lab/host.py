@@ -17,6 +17,7 @@ import uuid
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from . import cgroup, gpus, network, template
 from .cache import say
@@ -112,21 +113,37 @@ class Host:
 
     def enter(self, command: list[str]) -> None:
         """Replace this process by a command inside the host."""
+        inside = self._inside(command)
+        self._join_cgroup()
+        os.execve(inside[0], inside, self._environment())
+
+    def execute(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command inside the host; `options` are those of subprocess.run."""
+        return subprocess.run(
+            self._inside(command), env=self._environment(), preexec_fn=self._join_cgroup, text=True, **options
+        )
+
+    def _inside(self, command: list[str]) -> list[str]:
         leader = self.leader()
         if leader is None:
             raise LabError(f"{self.name} does not run; start it by `lab start {self.name}` or `lab up`")
+        namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"]
+        return [shutil.which("nsenter") or "/usr/bin/nsenter", f"--target={leader}", *namespaces, "--", *command]
+
+    def _join_cgroup(self) -> None:
+        """Where namespaces do not bring the host's cgroups with them."""
         if cgroup.is_v1():
             cgroup.enter(cgroup.find(self.instance.cgroup, self.name))
-        environment = {
+
+    @staticmethod
+    def _environment() -> dict[str, str]:
+        return {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin",
             "HOME": "/root",
             "USER": "root",
             "LANG": "C.UTF-8",
             "TERM": os.environ.get("TERM", "dumb"),
         }
-        namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"]
-        nsenter = shutil.which("nsenter") or "/usr/bin/nsenter"
-        os.execve(nsenter, ["nsenter", f"--target={leader}", *namespaces, "--", *command], environment)
 
     # Making
 

@@ -10,6 +10,7 @@ import pytest
 from harness import (
     HUB,
     OUTPUT,
+    PAGE_TIMEOUT,
     WORKERS,
     Deployment,
     approve,
@@ -38,7 +39,7 @@ def browser() -> Iterator[Browser]:
 def researcher(browser) -> Iterator[Page]:
     """The researcher's own window."""
     page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PAGE_TIMEOUT)
     yield page
 
 
@@ -101,7 +102,7 @@ def test_the_server_and_its_file_survive_a_reboot_of_the_worker(deployment, rese
         status, body = deployment.http(f"{HUB}/user/{RESEARCHER}/api")
         return status == 200 and "version" in json.loads(body)
 
-    wait_for(f"{RESEARCHER}'s server answers again through the proxy", answers, 240)
+    wait_for(f"{RESEARCHER}'s server answers again through the proxy", answers)
     assert pod_of(deployment, RESEARCHER)["spec"]["nodeName"] == worker
     assert researcher.goto(f"{HUB}/user/{RESEARCHER}/files/kept.txt").text() == "here"
 

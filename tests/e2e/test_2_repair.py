@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from typing import Any
 
 import pytest
 from harness import HEAD, WORKERS, Deployment, wait_for
+from sample import SEED, SOAK
 from state import digest
 
-# The run's seed: set GPUHUB_SEED to repeat one.
-SEED = int(os.environ.get("GPUHUB_SEED") or random.SystemRandom().randrange(10**6))
 ARGS = "/var/snap/microk8s/current/args"
 MIRROR = f"{ARGS}/certs.d/quay.io/hosts.toml"
 
@@ -274,24 +272,22 @@ def rounds() -> list[list[Fault]]:
     by_role = {role: [fault for fault in FAULTS if fault.role == role] for role in sorted({f.role for f in FAULTS})}
     for faults in by_role.values():
         generator.shuffle(faults)
-    count = max(map(len, by_role.values())) if os.environ.get("GPUHUB_SOAK") else 1
+    count = max(map(len, by_role.values())) if SOAK else 1
     return [[faults[number % len(faults)] for faults in by_role.values()] for number in range(count)]
 
 
 @pytest.fixture(scope="module", params=rounds(), ids=lambda _: f"seed-{SEED}")
 def story(deployment, request) -> dict[str, Any]:
-    """Break one thing of each role, look with --check --diff, repair, run again."""
+    """Break one thing of each role, look with --check --diff, repair; in a soak run again."""
     faults = request.param
     print(f"seed {SEED}: {'; '.join(fault.name for fault in faults)}")
     before = digest(deployment)
     for fault in faults:
         assert not fault.broken(deployment), f"{fault.name}: broken before it was broken"
         fault.break_it(deployment)
+        # Some restart it.
+        deployment.await_api_server()
         assert fault.broken(deployment), f"{fault.name}: not broken by breaking it"
-    wait_for(
-        "the API server",
-        lambda: deployment.lab("exec", HEAD, "/snap/bin/microk8s", "kubectl", "get", "nodes", check=False),
-    )
     broken = digest(deployment)
     looked = deployment.play("--check", "--diff")
     after_look = digest(deployment)
@@ -307,7 +303,8 @@ def story(deployment, request) -> dict[str, Any]:
         "repaired_by_looking": repaired_by_looking,
         "repaired": repaired,
         "after": after,
-        "again": deployment.play(),
+        # Else test_2_second_administrator.py finds nothing left to do.
+        "again": deployment.play() if SOAK else None,
     }
 
 
@@ -334,9 +331,11 @@ def test_nothing_else_is_touched(story):
     assert different == []
 
 
-def test_then_nothing_is_left_to_do(story):
-    assert story["again"].code == 0, story["again"].output[-6000:]
-    assert story["again"].changed == 0, story["again"].changed_tasks()
+if SOAK:
+
+    def test_then_nothing_is_left_to_do(story):
+        assert story["again"].code == 0, story["again"].output[-6000:]
+        assert story["again"].changed == 0, story["again"].changed_tasks()
 
 
 def test_an_image_deleted_on_a_worker_is_there_for_the_next_pod(deployment):

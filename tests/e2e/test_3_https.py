@@ -14,9 +14,9 @@ import pytest
 from harness import (
     HEAD,
     HUB,
+    PAGE_TIMEOUT,
     PORTAL,
     Deployment,
-    Play,
     browser_on_the_bastion,
     run_cell,
     start_server,
@@ -24,8 +24,8 @@ from harness import (
     wait_for,
 )
 from playwright.sync_api import Page, WebSocket
+from site_deployment import EVERYTHING, HTTPS, NAME
 
-NAME = "hub.example.com"
 ADDRESS = "10.77.0.11"
 SITE = f"https://{NAME}"
 SITE_PORTAL = f"{SITE}:8443"
@@ -56,9 +56,6 @@ class Authorities:
         ]
 
 
-ON = ["-enginx_enabled=true", f"-enginx_server_name={NAME}"]
-
-
 @pytest.fixture(scope="module")
 def authorities(tmp_path_factory) -> Authorities:
     folder = tmp_path_factory.mktemp("tls")
@@ -70,18 +67,18 @@ def test_what_cannot_be_published_is_refused_before_any_change(deployment, autho
     authorities.pair("other-name", names=("www.example.com",))
     authorities.pair("good")
     rows = {
-        "expired at 20": [*ON, *authorities.settings("expired")],
-        f"is not for {NAME}: it names www.example.com": [*ON, *authorities.settings("other-name")],
-        "is not the key of": [*ON, *authorities.settings("good", key_of="expired")],
-        "give both, or none": [*ON, f"-enginx_certificate_file={authorities.pair('good').certificate_file}"],
-        'users:(("kubeli': [*ON, "-enginx_https_port=10250"],
-        "nginx_usage_portal_port is 443": [*ON, "-enginx_usage_portal_port=443"],
-        "nginx_usage_portal_port is 10250, and a port is taken": [*ON, "-enginx_usage_portal_port=10250"],
+        "expired at 20": [*HTTPS, *authorities.settings("expired")],
+        f"is not for {NAME}: it names www.example.com": [*HTTPS, *authorities.settings("other-name")],
+        "is not the key of": [*HTTPS, *authorities.settings("good", key_of="expired")],
+        "give both, or none": [*HTTPS, f"-enginx_certificate_file={authorities.pair('good').certificate_file}"],
+        'users:(("kubeli': [*HTTPS, "-enginx_https_port=10250"],
+        "nginx_usage_portal_port is 443": [*HTTPS, "-enginx_usage_portal_port=443"],
+        "nginx_usage_portal_port is 10250, and a port is taken": [*HTTPS, "-enginx_usage_portal_port=10250"],
     }
     before = state(deployment)
     for number, (said, settings) in enumerate(rows.items()):
         # site.yml comes to the same tasks before it changes anything; once is enough to show that.
-        play = deployment.role("nginx", "check", *settings) if number else deployment.play(*settings)
+        play = deployment.role(["nginx"], "check", *settings) if number else deployment.play(*settings)
         assert play.code != 0, said
         # Long messages are shown in several lines.
         assert said in " ".join(play.output.split()), play.output[-3000:]
@@ -96,13 +93,7 @@ def state(deployment: Deployment) -> str:
 
 
 @pytest.fixture(scope="module")
-def published(deployment) -> Play:
-    """HTTPS with a certificate of the deployment's own authority."""
-    return deployment.play(*ON)
-
-
-@pytest.fixture(scope="module")
-def page(deployment, published, authorities) -> Iterator[Page]:
+def page(deployment, site, authorities) -> Iterator[Page]:
     """The browser of somebody who trusts both authorities and has NAME in their DNS."""
     home = authorities.folder / "home"
     database = home / ".pki/nssdb"
@@ -115,7 +106,7 @@ def page(deployment, published, authorities) -> Iterator[Page]:
         subprocess.run([*certutil, "-A", "-t", "C,,", "-n", name, "-i", file], check=True, stdin=subprocess.DEVNULL)
     with browser_on_the_bastion(f"--host-resolver-rules=MAP {NAME} {ADDRESS}", HOME=str(home)) as browser:
         page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PAGE_TIMEOUT)
         yield page
 
 
@@ -131,16 +122,16 @@ def curl(deployment: Deployment, url: str, *arguments: str) -> tuple[int, str]:
     return deployment.http(url, "-k", "-o", "/dev/null", "-D", "-", *resolve, *arguments)
 
 
-def test_is_published(published):
-    assert published.code == 0, published.output[-6000:]
-    summary = published.output[-4000:]
+def test_is_published(site):
+    assert site.code == 0, site.output[-6000:]
+    summary = site.output[-4000:]
     assert f"{SITE}/hub/authorize" in summary
     assert "/var/lib/gpuhub/pki/ca.crt" in summary
     assert "passwords travel in clear text" not in summary
     assert f"Usage portal    {SITE_PORTAL}" in summary
 
 
-def test_clear_text_leads_to_https(deployment, published):
+def test_clear_text_leads_to_https(deployment, site):
     status, headers = curl(deployment, f"http://{NAME}/user/x/lab?next=//evil.example")
     assert status == 308
     assert f"Location: {SITE}/user/x/lab?next=//evil.example" in headers
@@ -156,7 +147,7 @@ def test_clear_text_leads_to_https(deployment, published):
 @pytest.mark.parametrize(
     "header", ["Host: evil.example", "Host: ", "Host: 10.77.0.11", "Host: hub.example.com.evil.example"]
 )
-def test_other_names_are_not_answered(deployment, published, header):
+def test_other_names_are_not_answered(deployment, site, header):
     for scheme, refused in (("http", 0), ("https", 421)):
         status, headers = curl(deployment, f"{scheme}://{NAME}/hub/login", "-H", header)
         assert status in (refused, 400), (scheme, headers)
@@ -165,7 +156,7 @@ def test_other_names_are_not_answered(deployment, published, header):
     assert status in (421, 400), headers
 
 
-def test_what_clients_say_of_themselves_is_not_believed(deployment, published):
+def test_what_clients_say_of_themselves_is_not_believed(deployment, site):
     lies = (
         "X-Forwarded-Proto: http",
         "X-Scheme: http",
@@ -244,7 +235,7 @@ def test_a_large_file_is_uploaded(deployment, page):
 
 def test_a_certificate_renewed_by_a_run_is_taken_up(deployment, authorities, page, sockets):
     connected = [one for one in sockets if not one.is_closed()]
-    run = deployment.role("nginx", "main", *ON, *authorities.settings("first"))
+    run = deployment.role(["nginx"], "main", *HTTPS, *authorities.settings("first"))
     assert run.code == 0, run.output
     key = authorities.pair("first").key_file.read_text().splitlines()[1]
     assert key not in run.output
@@ -281,7 +272,7 @@ def replace(deployment: Deployment, path: str, text: str) -> None:
     deployment.on(HEAD, f"umask 077; cat > {new} <<'END'\n{text}END\nchmod --reference={path} {new} && mv {new} {path}")
 
 
-def test_nginx_comes_back_after_a_crash(deployment, published):
+def test_nginx_comes_back_after_a_crash(deployment, site):
     def main() -> str:
         return deployment.on(HEAD, "systemctl show nginx --property=MainPID --value").strip()
 
@@ -291,8 +282,8 @@ def test_nginx_comes_back_after_a_crash(deployment, published):
     assert curl(deployment, f"{SITE}/hub/api")[0] == 200
 
 
-def test_second_run_changes_nothing(deployment, authorities, published):
-    again = deployment.play(*ON, *authorities.settings("second"))
+def test_a_second_run_changes_nothing(deployment, authorities, site):
+    again = deployment.play(*EVERYTHING, *authorities.settings("second"))
     assert again.code == 0, again.output[-6000:]
     assert again.changed == 0, again.changed_tasks()
 
@@ -312,14 +303,15 @@ def test_no_user_with_a_hostile_name(deployment, page):
     assert answers == [400] * len(names)
 
 
-def test_uninstalled(deployment, published, page):
+def test_uninstalled(deployment, site, page):
     stop_server(page, SITE)
     page.locator("#stop").wait_for(state="hidden")
-    removed = deployment.role("nginx", "uninstall")
+    removed = deployment.role(["nginx"], "uninstall")
     assert removed.code == 0, removed.output
     assert curl(deployment, f"{SITE}/hub/api")[0] == 0
     assert deployment.http(f"{HUB}/hub/api")[0] == 200
+    # What is the firewall's stays: those of the site are active.
+    ours = "-path '/etc/nginx/*gpuhub*' -o -name '*nginx*' -o -name '*tls*'"
     places = "/etc/nginx/conf.d /etc/gpuhub /etc/systemd/system /usr/local/lib"
-    ours = "-name '*gpuhub*' -o -name '*nginx*' -o -name '*tls*'"
-    assert deployment.on(HEAD, f"find {places} -mindepth 1 -maxdepth 1 {ours}") == ""
-    assert deployment.role("nginx", "uninstall").changed == 0
+    assert deployment.on(HEAD, f"find {places} -mindepth 1 -maxdepth 1 '(' {ours} ')'") == ""
+    assert deployment.role(["nginx"], "uninstall").changed == 0

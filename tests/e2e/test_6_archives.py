@@ -1,62 +1,24 @@
-"""Archives made by hand, and Debian packages of the bundle, on the deployed lab."""
+"""Bad archives in the bundle's folder, and Debian packages of the bundle, on the deployed lab."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
-import io
 import json
-import os
-import shutil
 import subprocess
-import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import CACHE, HEAD, LAB, WORKERS, Deployment, Play, wait_for
+from archives import bundle_copy, docker_archive, tar
+from harness import CACHE, HEAD, LAB, WORKERS, Deployment, Play
 
-SINGLEUSER = "quay.io/jupyterhub/k8s-singleuser-sample:4.4.0"
-MINE = "myorg/pytorch-jhub:24.10"
-# The same image by a name of a registry that nobody has told the platform about.
-ELSEWHERE = "registry.example.com/team/notebook:1"
 WORKER = WORKERS[0]
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def tar(files: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:") as archive:
-        add(archive, files)
-    return stream.getvalue()
-
-
-def add(archive: tarfile.TarFile, files: dict[str, bytes]) -> None:
-    for name, content in files.items():
-        member = tarfile.TarInfo(name)
-        member.size, member.mode = len(content), 0o644
-        archive.addfile(member, io.BytesIO(content))
-
-
-def docker_archive(name: str, text: str, architecture: str = "amd64") -> bytes:
-    """What `docker save` writes of an image with one small layer."""
-    layer = tar({"text": text.encode()})
-    config = {"os": "linux", "architecture": architecture, "rootfs": {"diff_ids": [f"sha256:{sha256(layer)}"]}}
-    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["0/layer.tar"]}]
-    documents = {"config.json": json.dumps(config).encode(), "manifest.json": json.dumps(manifest).encode()}
-    return tar({"0/layer.tar": layer, **documents})
 
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A copy of the lab's bundle that archives can be dropped into."""
-    with tempfile.TemporaryDirectory(prefix="gpuhub-bundle-", dir="/var/tmp") as temporary:
-        bundle = Path(temporary, "bundle")
-        shutil.copytree(CACHE / "bundle", bundle, copy_function=os.link)
+    with bundle_copy() as bundle:
         yield bundle
 
 
@@ -110,81 +72,6 @@ def test_nothing_was_changed_before_they_were_refused(refused):
     assert refused.code != 0
     assert refused.changed == 0, refused.changed_tasks()
     assert not Path("/etc/cron.d/x").exists()
-
-
-# ---- a notebook image made by hand -------------------------------------------------------------------------------
-
-
-def add_layer(source: Path, target: Path, files: dict[str, bytes]) -> None:
-    """Write a docker archive anew, compressed, with one more layer: what `docker build` and `docker save | gzip` do."""
-    with tarfile.open(source) as old, gzip.open(target, "wb", compresslevel=1) as sink:
-        (entry,) = json.loads(old.extractfile("manifest.json").read())
-        config = json.loads(old.extractfile(entry["Config"]).read())
-        layer = tar(files)
-        config["rootfs"]["diff_ids"].append(f"sha256:{sha256(layer)}")
-        config["history"].append({"created_by": "COPY"})
-        content = json.dumps(config).encode()
-        left_out = ("manifest.json", entry["Config"])
-        entry.update(
-            Config=f"{sha256(content)}.json", RepoTags=[MINE, ELSEWHERE], Layers=[*entry["Layers"], "mine/layer.tar"]
-        )
-        with tarfile.open(fileobj=sink, mode="w:") as new:
-            for member in old:
-                if member.name not in left_out:
-                    new.addfile(member, old.extractfile(member) if member.isfile() else None)
-            documents = {entry["Config"]: content, "manifest.json": json.dumps([entry]).encode()}
-            add(new, {"mine/layer.tar": layer, **documents})
-
-
-@pytest.fixture(scope="module")
-def with_mine(deployment: Deployment, folder: Path) -> Iterator[Play]:
-    """The notebooks' image comes from a `docker save | gzip` archive with a layer of its own."""
-    plain = folder.parent / "plain.tar"
-    copy = ["skopeo", "copy", "--quiet", f"oci:{folder}/oci:{SINGLEUSER}", f"docker-archive:{plain}:{MINE}"]
-    subprocess.run(copy, check=True)
-    add_layer(plain, folder / "jhub_24.10_3.tar.gz", {"etc/made-by-hand": b"by hand\n"})
-    plain.unlink()
-    yield deployment.play(*settings(folder))
-    back = deployment.play()
-    assert back.code == 0, back.output[-6000:]
-
-
-def settings(folder: Path) -> tuple[str, ...]:
-    chosen = {
-        "offline_images_bundle": str(folder),
-        "jupyterhub_singleuser_image": MINE,
-        "offline_images_required": [ELSEWHERE],
-    }
-    return "-e", json.dumps(chosen)
-
-
-def test_notebooks_start_from_an_image_made_by_hand(with_mine):
-    """site.yml ends with a notebook that somebody opens."""
-    assert with_mine.code == 0, with_mine.output[-6000:]
-
-
-@pytest.mark.parametrize("image", [MINE, ELSEWHERE])
-def test_nodes_pull_it_from_the_registry_with_its_own_layer(with_mine, deployment, image):
-    deployment.kubectl(
-        "-n", "default", "run", "made-by-hand", f"--image={image}", "--restart=Never",
-        "--overrides", json.dumps({"spec": {"nodeName": WORKER}}), "--command", "--", "cat", "/etc/made-by-hand",
-    )  # fmt: skip
-
-    def phase() -> str:
-        (pod,) = [
-            pod for pod in deployment.objects("pods", "-n", "default") if pod["metadata"]["name"] == "made-by-hand"
-        ]
-        return pod["status"]["phase"]
-
-    wait_for("the pod ends", lambda: phase() == "Succeeded")
-    assert deployment.kubectl("-n", "default", "logs", "made-by-hand") == "by hand\n"
-    deployment.kubectl("-n", "default", "delete", "pod", "made-by-hand", "--now")
-
-
-def test_a_second_run_with_it_changes_nothing(with_mine, deployment, folder):
-    again = deployment.play(*settings(folder))
-    assert again.code == 0, again.output[-6000:]
-    assert again.changed == 0, again.changed_tasks()
 
 
 # ---- Debian packages ---------------------------------------------------------------------------------------------

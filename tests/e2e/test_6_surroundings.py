@@ -1,6 +1,7 @@
 """A site that has a registry of its own, behind a password and with a certificate of its own authority, and a proxy.
 
-First both are used, then the proxy alone, with our registry on the head, and at last neither: three plays in a row.
+First both are used, then the proxy alone, with our registry on the head and a notebook image from an archive that was
+made by hand, and at last nothing of it: three plays in a row.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
+import random
 import secrets
 import subprocess
 import sys
@@ -20,10 +22,12 @@ from urllib.parse import quote
 import bcrypt
 import pytest
 import yaml
+from archives import ELSEWHERE, MINE, add_layer, bundle_copy
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from harness import CACHE, HEAD, HUB, LAB, WORKERS, Deployment, Play, wait_for
+from sample import SEED, SOAK
 
 ADDRESS, PORT, PROXY_PORT = "10.77.0.1", 5443, 3128
 NODES = {HEAD: "10.77.0.11", WORKERS[0]: "10.77.0.12", WORKERS[1]: "10.77.0.13"}
@@ -31,6 +35,9 @@ SINGLEUSER = "quay.io/jupyterhub/k8s-singleuser-sample:4.4.0"
 HOSTS_TOML = "/var/snap/microk8s/current/args/certs.d/quay.io/hosts.toml"
 CONTAINERD_ENV = "/var/snap/microk8s/current/args/containerd-env"
 CONTAINERD = "snap.microk8s.daemon-containerd"
+# After which of the plays a second run is to change nothing: in a soak after both.
+_STAGES = ["moved", "proxied"]
+AGAIN_AFTER = _STAGES if SOAK else random.Random(SEED).sample(_STAGES, 1)
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ def ended(before: dict[str, str], deployment: Deployment) -> str:
 @pytest.fixture(scope="module")
 def moved(site: Site, ended: str, deployment: Deployment) -> Play:
     """The deployed platform is told of the registry."""
-    return deployment.play("--diff", "-v", "-e", f"@{site.settings}")
+    return deployment.play("--diff", "-v", "-e", f"@{site.settings}", "-ejupyterhub_smoke_test=never")
 
 
 def test_a_wrong_password_is_said_before_anything_changes(site, deployment):
@@ -246,16 +253,57 @@ def test_the_hub_trusts_the_site_s_authority(moved, deployment):
     )
 
 
-def test_then_nothing_is_left_to_do(moved, site, deployment):
-    again = deployment.play("-e", f"@{site.settings}")
-    assert again.code == 0, again.output[-6000:]
-    assert again.changed == 0, again.changed_tasks()
+if "moved" in AGAIN_AFTER:
+
+    def test_then_nothing_is_left_to_do(moved, site, deployment):
+        again = deployment.play("-e", f"@{site.settings}", "-ejupyterhub_smoke_test=never")
+        assert again.code == 0, again.output[-6000:]
+        assert again.changed == 0, again.changed_tasks()
 
 
 @pytest.fixture(scope="module")
-def proxied(moved: Play, proxy: Proxy, deployment: Deployment) -> Play:
+def proxy_alone(proxy: Proxy) -> Iterator[list[str]]:
+    """Settings of the proxy, and of a notebook image from a `docker save | gzip` archive with a layer of its own."""
+    with bundle_copy() as bundle:
+        plain = bundle.parent / "plain.tar"
+        copy = ["skopeo", "copy", "--quiet", f"oci:{bundle}/oci:{SINGLEUSER}", f"docker-archive:{plain}:{MINE}"]
+        subprocess.run(copy, check=True)
+        add_layer(plain, bundle / "jhub_24.10_3.tar.gz", {"etc/made-by-hand": b"by hand\n"})
+        plain.unlink()
+        settings = {
+            **proxy.settings,
+            "offline_images_bundle": str(bundle),
+            "jupyterhub_singleuser_image": MINE,
+            "offline_images_required": [ELSEWHERE],
+        }
+        yield ["-e", json.dumps(settings)]
+
+
+@pytest.fixture(scope="module")
+def proxied(moved: Play, proxy_alone: list[str], deployment: Deployment) -> Play:
     """Of the site's surroundings only the proxy is left; a notebook proves that the hub works with it."""
-    return deployment.play("--diff", "-e", json.dumps({**proxy.settings, "jupyterhub_smoke_test": "always"}))
+    return deployment.play("--diff", *proxy_alone)
+
+
+if "proxied" in AGAIN_AFTER:
+
+    def test_then_nothing_is_left_to_do_either(proxied, proxy_alone, deployment):
+        again = deployment.play(*proxy_alone)
+        assert again.code == 0, again.output[-6000:]
+        assert again.changed == 0, again.changed_tasks()
+
+
+@pytest.mark.parametrize("image", [MINE, ELSEWHERE])
+def test_nodes_pull_an_image_made_by_hand_with_its_own_layer(proxied, deployment, image):
+    """Notebooks have it, too: site.yml ends with one that somebody opens."""
+    deployment.kubectl(
+        "-n", "default", "run", "made-by-hand", f"--image={image}", "--restart=Never",
+        "--overrides", json.dumps({"spec": {"nodeName": WORKERS[0]}}), "--command", "--", "cat", "/etc/made-by-hand",
+    )  # fmt: skip
+    phase = ("-n", "default", "get", "pod", "made-by-hand", "-o", "jsonpath={.status.phase}")
+    wait_for("the pod ends", lambda: deployment.kubectl(*phase) == "Succeeded")
+    assert deployment.kubectl("-n", "default", "logs", "made-by-hand") == "by hand\n"
+    deployment.kubectl("-n", "default", "delete", "pod", "made-by-hand", "--now")
 
 
 @pytest.mark.parametrize("host", NODES)
@@ -312,7 +360,7 @@ def test_what_is_outside_is_asked_of_the_proxy(proxied, proxy, deployment):
 
 
 def test_without_the_settings_everything_is_as_before(proxied, site, proxy, before, ended, deployment):
-    site.back.append(deployment.play("--diff"))
+    site.back.append(deployment.play("--diff", "-ejupyterhub_smoke_test=never"))
     assert site.back[0].code == 0, site.back[0].output[-6000:]
     # The hub's Deployment, as it was before, would wait ten minutes for the pod of that time that has ended.
     assert ended not in hubs(deployment)

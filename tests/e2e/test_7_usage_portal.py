@@ -18,6 +18,7 @@ from harness import (
     HUB,
     LAB,
     OUTPUT,
+    PAGE_TIMEOUT,
     PORTAL,
     REPOSITORY,
     WORKERS,
@@ -37,12 +38,16 @@ POLICY = f"-eusage_portal_policy_file={REPOSITORY}/tests/e2e/data/policy.yml"
 USERS = {name: secrets.token_urlsafe(18) for name in ("alice", "bob", "carol")}
 GPU = "nvidia.com/gpu"
 NOTICE = re.compile("will be stopped")
+# What a change of the portal's settings concerns. Whole runs of site.yml with and without it are those of other parts.
+ROLES = ["usage_portal", "jupyterhub"]
+# Seconds between the notice and the end at the least, by the lab's inventory.
+LEAST_NOTICE = 120
 
 
 @pytest.fixture(scope="module")
 def deployed(deployment) -> Play:
     """A run with a policy."""
-    return deployment.play(POLICY)
+    return deployment.role(ROLES, "main", POLICY)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,7 @@ def pages(deployment, deployed, browser) -> dict[str, Page]:
     found = {}
     for name in (*USERS, "admin"):
         found[name] = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
-        found[name].set_default_timeout(60_000)
+        found[name].set_default_timeout(PAGE_TIMEOUT)
     for name, password in USERS.items():
         sign_up(found[name], name, password)
     log_in(found["admin"], "admin", deployment.secret("jupyterhub-password-admin"))
@@ -98,10 +103,17 @@ def ends(deployment: Deployment, name: str) -> list[dict[str, Any]]:
     return [end for end in ask(deployment, "enforcement")["items"] if end["username"] == name]
 
 
-def budget_of_36_seconds(deployment: Deployment, name: str) -> None:
+def budget_of_36_seconds(deployment: Deployment, name: str) -> str:
+    """Have a user's server end by a budget that is used up soon; when it ends."""
     document = json.dumps({"budgets": [{"gpu_hours": "0.01", "every": "month"}]})
     ask(deployment, f"api/v1/policy/users/{name}", "-X", "PUT", "--json", document)
-    wait_for("the end is known", lambda: ends(deployment, name), 60)
+    return wait_for("the end is known", lambda: ends(deployment, name))[0]["ends_at"]
+
+
+def held_from(pod: dict[str, Any]) -> str:
+    """Since when a pod has held what it requests: since it was given a node."""
+    conditions = pod["status"]["conditions"]
+    return next(each["lastTransitionTime"] for each in conditions if each["type"] == "PodScheduled")
 
 
 def seconds(text: str) -> float:
@@ -159,16 +171,15 @@ def test_the_api_is_no_way_around_the_form(deployment, pages, body, says):
         pages["alice"].goto(f"{HUB}/hub/spawn-pending/alice")
         return pages["alice"].inner_text("body")
 
-    wait_for("the reason", lambda: says in page(), 30)
+    wait_for("the reason", lambda: says in page())
     assert pod_of(deployment, "alice") is None
 
 
 @pytest.fixture(scope="module")
-def ending(deployment, pages) -> Iterator[dict[str, Any]]:
-    """Carol's pod, whose end comes five minutes after it was said first: all other tests run meanwhile."""
+def ending(deployment, pages) -> Iterator[str]:
+    """When Carol's server ends, some time after that was said first: all other tests run meanwhile."""
     start_server(pages["carol"], "carol", "gpu-h100-1")
-    budget_of_36_seconds(deployment, "carol")
-    yield pod_of(deployment, "carol")
+    yield budget_of_36_seconds(deployment, "carol")
     ask(deployment, "api/v1/policy/users/carol", "-X", "DELETE", expected=204)
 
 
@@ -186,7 +197,7 @@ def test_two_gpus_are_hers(deployment, running):
     name = running["metadata"]["name"]
     printed = deployment.kubectl("-n", "jhub", "exec", name, "--", "printenv", "NVIDIA_VISIBLE_DEVICES")
     assert len(set(printed.strip().split(","))) == 2
-    used = wait_for("the portal counts them", lambda: ask(deployment, "users/alice/limits")["usage"]["gpu"], 30)
+    used = wait_for("the portal counts them", lambda: ask(deployment, "users/alice/limits")["usage"]["gpu"])
     assert used == 2
 
 
@@ -223,11 +234,11 @@ def test_a_budget_that_runs_out_is_said_in_jupyterlab(deployment, on_a_budget):
         on_a_budget.locator(".jp-LauncherCard").first.wait_for()
         return on_a_budget.get_by_text(NOTICE).count() > 0
 
-    wait_for("the notice", notified, 60)
+    wait_for("the notice", notified)
     on_a_budget.screenshot(path=OUTPUT / "7-notice.png")
     (end,) = ends(deployment, "bob")
     assert end["servername"] == ""
-    assert 0 < seconds(end["ends_at"]) - time.time() <= 300
+    assert 0 < seconds(end["ends_at"]) - time.time() <= LEAST_NOTICE
 
 
 def test_an_administrator_gives_more_time(deployment, on_a_budget):
@@ -235,7 +246,7 @@ def test_an_administrator_gives_more_time(deployment, on_a_budget):
     document = json.dumps({"until": until, "reason": "a paper"})
     ask(deployment, "api/v1/extensions/bob", "-X", "PUT", "--json", document)
     assert ends(deployment, "bob") == []
-    wait_for("the notice is gone", lambda: on_a_budget.get_by_text(NOTICE).count() == 0, 120)
+    wait_for("the notice is gone", lambda: on_a_budget.get_by_text(NOTICE).count() == 0)
     assert pod_of(deployment, "bob")
 
 
@@ -248,11 +259,6 @@ def test_what_is_used_up_does_not_start_again(pages, on_a_budget):
 
 
 def test_the_hours_are_those_of_the_containers(deployment, pages, running):
-    held_from = next(
-        condition["lastTransitionTime"]
-        for condition in running["status"]["conditions"]
-        if condition["type"] == "PodScheduled"
-    )
     started = running["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
     # Kubernetes' own account of the end, read before the pod is gone.
     finished: list[str] = []
@@ -275,10 +281,10 @@ def test_the_hours_are_those_of_the_containers(deployment, pages, running):
         (found,) = ask(deployment, "sessions?username=alice")["items"]
         return found["state"] == "ended" and found
 
-    found = wait_for("the session is over", session, 30)
+    found = wait_for("the session is over", session)
     held = seconds(found["ended_at"]) - seconds(found["started_at"])
-    assert found["started_at"] == held_from
-    assert seconds(held_from) <= seconds(started)
+    assert found["started_at"] == held_from(running)
+    assert seconds(found["started_at"]) <= seconds(started)
     if finished:
         assert found["ended_at"] == finished[-1]
     assert int(before) <= seconds(found["ended_at"]) <= after + 1
@@ -297,44 +303,42 @@ def test_the_books_balance(deployment, running):
 
 
 def test_a_second_run_changes_nothing(deployment, pages):
-    again = deployment.play(POLICY)
+    again = deployment.role(ROLES, "main", POLICY)
     assert (again.code, again.changed) == (0, 0), again.changed_tasks()
 
 
 def test_a_policy_that_is_wrong_changes_nothing(deployment, tmp_path):
     file = tmp_path / "policy.yml"
     file.write_text("default: {cpu: 8, memory: 32Gi, gpu: 1}\nusers:\n  alice: {gpu: many}\n")
-    play = deployment.play(f"-eusage_portal_policy_file={file}")
+    # site.yml comes to the same tasks before it changes anything.
+    play = deployment.role(["usage_portal"], "images", f"-eusage_portal_policy_file={file}")
     assert play.code != 0 and play.changed == 0
     assert re.search(rf"{file}: line 3: users.alice.gpu is many", " ".join(play.output.split())), play.output[-3000:]
 
 
 def test_a_server_ends_with_its_budget(deployment, ending):
     """Not before the time that was said, and soon after."""
-    said = ends(deployment, "carol")
-    left = seconds(said[0]["ends_at"]) - time.time() if said else 0
-    wait_for("the server is stopped", lambda: pod_of(deployment, "carol") is None, left + 90)
+    wait_for("the server is stopped", lambda: pod_of(deployment, "carol") is None)
 
     def session() -> Any:
         (found,) = ask(deployment, "sessions?username=carol")["items"]
         return found["state"] == "ended" and found
 
-    found = wait_for("the session is over", session, 30)
-    held = seconds(found["ended_at"]) - seconds(found["started_at"])
-    assert 300 <= held <= 420, found
-    if said:
-        assert 0 <= seconds(found["ended_at"]) - seconds(said[0]["ends_at"]) <= 60
+    found = wait_for("the session is over", session)
+    assert seconds(found["ended_at"]) - seconds(found["started_at"]) >= LEAST_NOTICE, found
+    # The hub asks twice a minute.
+    assert 0 <= seconds(found["ended_at"]) - seconds(ending) <= 120
 
 
 def test_without_a_portal_sizes_are_the_same_for_everybody(deployment, pages):
-    play = deployment.play("-eusage_portal_enabled=false")
+    play = deployment.role(ROLES, "main", "-eusage_portal_enabled=false")
     assert play.code == 0, play.output[-6000:]
     assert deployment.objects("pods", "-n", "usage-portal") == []
     assert deployment.objects("persistentvolumeclaims", "-n", "usage-portal"), "what was recorded stays"
     # Alice's limit was the portal's.
     offered = sizes(pages["alice"])
     assert {offered[f"gpu-{kind}-{number}"] for kind in ("any", "a100", "h100") for number in (1, 2, 4, 8)} == {""}
-    again = deployment.play("-eusage_portal_enabled=false")
+    again = deployment.role(ROLES, "main", "-eusage_portal_enabled=false")
     assert (again.code, again.changed) == (0, 0), again.changed_tasks()
 
 
@@ -356,7 +360,7 @@ def test_limits_of_another_system_hold(deployment, pages, elsewhere):
         **{"cpu_per_gpu": 1, "memory_per_gpu": "1Gi", "cpu_sizes": [{"cpu": "500m", "memory": "1Gi"}]},
     }
     settings = {"usage_portal_url": url, "usage_portal_token": token, "jupyterhub_sizes": sizes_that_fit}
-    play = deployment.play("-e", json.dumps(settings))
+    play = deployment.role(ROLES, "main", "-e", json.dumps(settings))
     assert play.code == 0, play.output[-6000:]
     assert token not in play.output
     offered = sizes(pages["alice"])
@@ -369,9 +373,9 @@ def test_limits_of_another_system_hold(deployment, pages, elsewhere):
     wait_for("the pod is gone", lambda: pod_of(deployment, "alice") is None)
 
 
-def test_back_at_the_portal_everything_is_there(deployment):
-    back = deployment.play(POLICY)
+def test_back_at_the_portal_everything_is_there(deployment, running):
+    back = deployment.role(ROLES, "main", POLICY)
     assert back.code == 0, back.output[-6000:]
-    # That of its time, and not that of the time without it.
-    (session,) = ask(deployment, "sessions?username=alice")["items"]
-    assert session["state"] == "ended"
+    # The API server's history may tell of the time without the portal, too.
+    sessions = {each["started_at"]: each["state"] for each in ask(deployment, "sessions?username=alice")["items"]}
+    assert sessions[held_from(running)] == "ended", sessions

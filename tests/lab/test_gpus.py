@@ -93,7 +93,7 @@ def create(name: str, count: int, product: str) -> None:
 
 def given(name: str) -> list[str]:
     """Ids of the GPUs that a pod was given, once it runs."""
-    kubectl(f"wait pod {name} --for=condition=Ready --timeout=60s")
+    kubectl(f"wait pod {name} --for=condition=Ready --timeout=300s")
     return kubectl(f"logs {name}").strip().split(",")
 
 

@@ -25,7 +25,7 @@ NEIGHBOUR = "labtest-b"
 RUN = Path("/run/gpuhub-lab", NAME)
 
 
-def lab(*arguments: str, name: str = NAME, code: int | None = 0, stdin: str | None = None, seconds: float = 120) -> str:
+def lab(*arguments: str, name: str = NAME, code: int | None = 0, stdin: str | None = None, seconds: float = 600) -> str:
     """Run the lab's command line and return what it printed; `code` is the exit code it must have (None: any)."""
     done = subprocess.run(
         [sys.executable, REPOSITORY / "lab" / "lab", *arguments],
@@ -39,7 +39,7 @@ def lab(*arguments: str, name: str = NAME, code: int | None = 0, stdin: str | No
     return done.stdout + done.stderr
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
     """Wait for a condition; fail if it does not come true."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -119,7 +119,7 @@ def remains(name: str) -> dict[str, list[str]]:
 def up() -> Iterator[None]:
     """One lab of two hosts, one of each release, for all tests; each leaves both running."""
     lab("clean")
-    lab("up", "--workers", "1", "--os", "worker1=bookworm", seconds=600)
+    lab("up", "--workers", "1", "--os", "worker1=bookworm")
     yield
     lab("clean")
     assert remains(NAME) == {}

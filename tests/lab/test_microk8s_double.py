@@ -245,9 +245,11 @@ def test_containerd_has_its_environment_from_the_first_start() -> None:
 
 def test_the_cni_is_applied_by_itself_and_dns_only_by_default() -> None:
     run(HEAD, f"test -e {DATA}/var/lock/cni-loaded")
-    kubectl("-n kube-system rollout status daemonset/calico-node deployment/calico-kube-controllers --timeout=60s")
+    kubectl("-n kube-system rollout status daemonset/calico-node deployment/calico-kube-controllers --timeout=300s")
     kubectl("-n kube-system get deployment coredns", 1)
-    on_worker = run(WORKER, "/snap/bin/microk8s kubectl -n kube-system rollout status deployment/coredns --timeout=60s")
+    on_worker = run(
+        WORKER, "/snap/bin/microk8s kubectl -n kube-system rollout status deployment/coredns --timeout=300s"
+    )
     assert "successfully rolled out" in on_worker
 
 
@@ -392,7 +394,7 @@ def test_join() -> None:
     labels = json.loads(kubectl(f"get node {WORKER} -o json"))["metadata"]["labels"]
     assert labels["node.kubernetes.io/microk8s-worker"] == "microk8s-worker"
     assert "node.kubernetes.io/microk8s-controlplane" not in labels
-    kubectl("-n kube-system rollout status daemonset/calico-node --timeout=60s")
+    kubectl("-n kube-system rollout status daemonset/calico-node --timeout=300s")
 
 
 def _ready(node: str) -> bool:
@@ -453,7 +455,7 @@ def test_pods_of_two_hosts_and_a_policy() -> None:
     serve = "mkdir /tmp/w; hostname > /tmp/w/index.html; exec httpd -f -p 8080 -h /tmp/w"
     pods = [_pod("server", HEAD, ["sh", "-c", serve]), _pod("client", WORKER, ["sleep", "1000000"])]
     kubectl("create -f -", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": pods}).encode())
-    kubectl("wait pod server client --for=condition=Ready --timeout=60s")
+    kubectl("wait pod server client --for=condition=Ready --timeout=300s")
     assert kubectl("get pod server -o jsonpath={.status.podIP}").startswith("10.3.")
     for pod in ("server", "client"):
         # The underlay's 1500 less VXLAN's 50, also on the node that `can-reach` names.
@@ -549,7 +551,7 @@ def test_leave_remove_node_and_remove() -> None:
     persistent = f"{TOKEN}/{_new_token().split('/')[1]}"
     for _ in range(2):
         _join(persistent, code=0)
-    kubectl("wait pod early --for=condition=Ready --timeout=60s")
+    kubectl("wait pod early --for=condition=Ready --timeout=300s")
     subnet = ip_network(kubectl(f"get node {WORKER} -o jsonpath={{.spec.podCIDR}}"))
     assert ip_address(kubectl("get pod early -o jsonpath={.status.podIP}")) in subnet
     run(WORKER, "snap remove --purge microk8s")
