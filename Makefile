@@ -15,7 +15,8 @@ CACHE := $(or $(GPUHUB_LAB_CACHE),$(HOME)/.cache/gpuhub-lab)
 VENV := $(CACHE)/venv/current
 export PATH := $(VENV)/bin:$(PATH)
 LAB := lab/lab
-BEGINS = { echo "$$(date +%T) $@" >&3; } 2>/dev/null || true
+BEGINS = { echo "$$(date +%T) $@" >&3; } 2>/dev/null || true; tests/budget begin $@
+ENDS = tests/budget end $@
 PLAY = $(LAB) run ansible-playbook -i inventories/lab
 
 help: ## this list
@@ -24,7 +25,8 @@ help: ## this list
 venv:
 	@lab/venv >/dev/null
 
-lab: venv ## emulated hosts with nothing on them, and a bundle to deploy from
+lab: ## emulated hosts with nothing on them, and a bundle to deploy from
+	@lab/venv deploy >/dev/null
 	@$(LAB) build
 	@$(LAB) up
 
@@ -47,15 +49,18 @@ lint: venv ## style of playbooks, roles, plugins and tests
 	tests/lint/troubleshooting.py
 	tests/lint/settings_page.py
 	antsibull-changelog lint
+	@$(ENDS)
 
 sanity: venv ## that archive, as Ansible's own tools judge it
 	@$(BEGINS)
 	tests/sanity/run "$$(.ci/collection tests/output)"
+	@$(ENDS)
 
 unit: venv ## pure functions; the ledger on a PostgreSQL, its copy on a MariaDB, a sample of the simulator's histories
 	@$(BEGINS)
 	@tests/install-mariadb
 	pytest tests/unit tests/simulator
+	@$(ENDS)
 
 HISTORIES := 10000
 histories: venv ## the simulator's histories in full: make histories HISTORIES=10000 GPUHUB_SEED=1
@@ -67,13 +72,15 @@ mutants: venv ## changes to ledger and collector that their tests must notice; a
 lab-test: venv ## the lab itself and its doubles
 	@$(BEGINS)
 	pytest -x tests/lab
+	@$(ENDS)
 
 e2e: $(PARTS) ## what users meet: playbooks, a browser, faults
 
 e2e-deploy: venv ## bad input, and a deployment from nothing, which is saved
 	@$(BEGINS)
 	pytest -x tests/e2e/test_[01]_*.py
-	@$(LAB) down
+	$(if $(SHARE_LAB),,@$(LAB) down)
+	@$(ENDS)
 
 # Each on a lab of its own, so that more cores run several (`make --jobs=4 e2e`); with SHARE_LAB one after the other on
 # the lab that was deployed, which has nothing to copy. The lab of a part that has failed stays, to be looked at.
@@ -82,12 +89,14 @@ CLEAN_UP = $(if $(SHARE_LAB),,; $(LAB) clean)
 $(PARTS): e2e-%: e2e-deploy
 	@$(BEGINS)
 	export GPUHUB_LAB_NAME=$(call PART_LAB,$*) GPUHUB_LAB_FROM=$(GPUHUB_LAB_NAME); pytest -x tests/e2e/test_$*_*.py$(CLEAN_UP)
+	@$(ENDS)
 
 molecule-drawn: e2e-deploy
 	@$(BEGINS)
 	scenario=$(or $(SCENARIO),$$(ls roles | shuf --head-count=1)); echo "make molecule-drawn SCENARIO=$$scenario"; \
 	export GPUHUB_LAB_NAME=$(call PART_LAB,m); \
 	$(LAB) load deployed $(if $(SHARE_LAB),,--from $(GPUHUB_LAB_NAME)); $(LAB) run molecule test -s $$scenario$(CLEAN_UP)
+	@$(ENDS)
 
 deployed: lab
 	@$(LAB) load deployed 2>/dev/null || { $(PLAY) playbooks/site.yml && $(LAB) save deployed; }
@@ -104,13 +113,19 @@ bench-portal: venv ## those of the usage portal, its collector and the hub, whic
 	@$(call BENCH,tests/bench/bench_portal_*.py)
 
 test: ## everything that CI runs; what runs beside the labs says at once that it begins, and at its end what it printed
+	@rm -rf tests/output/times
+	@$(BEGINS)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target labs lint sanity unit lab-test 3>&1
+	@$(ENDS)
+	@tests/budget
 
 # One after the other although make runs two jobs: one lab leaves room for a linter, two leave each half the speed.
 labs: export MAKEFLAGS := $(filter-out -j% --jobserver% -O%,$(MAKEFLAGS))
 labs:
-	@$(MAKE) e2e-deploy
-	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 e2e molecule-drawn
+	@$(MAKE) SHARE_LAB=1 e2e-deploy
+	@# The first part finds the lab as it was saved, and running.
+	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 GPUHUB_LAB_AS_SAVED=1 $(firstword $(PARTS))
+	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 $(wordlist 2,99,$(PARTS)) molecule-drawn
 
 soak: export GPUHUB_SOAK = 1
 soak: unit histories e2e molecule ## the full figures: every history, fault, task cut off, scenario; hours, docs/testing.md has parts
