@@ -14,6 +14,8 @@ PARTS := $(shell ls tests/e2e | sed -n 's/^test_\([2-9]\)_.*/e2e-\1/p' | sort --
 CACHE := $(or $(GPUHUB_LAB_CACHE),$(HOME)/.cache/gpuhub-lab)
 VENV := $(CACHE)/venv/current
 export PATH := $(VENV)/bin:$(PATH)
+# Else each of thousands of processes compiles what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 LAB := lab/lab
 BEGINS = { echo "$$(date +%T) $@" >&3; } 2>/dev/null || true; tests/budget begin $@
 ENDS = tests/budget end $@
