@@ -13,6 +13,7 @@ from site_deployment import (
     ADDRESSES,
     CLIENT,
     FIREWALLD,
+    HTTPS,
     NAMED,
     OTHER_PORT,
     STRANGER,
@@ -106,11 +107,11 @@ def test_what_was_deleted_by_hand_is_reported_and_repaired(site, deployment, rol
     deployment.on(FIREWALLD, "rm /etc/firewalld/policies/gpuhub-host.xml && firewall-cmd --reload")
     broken = rules(deployment)
     assert all(broken[host] != before[host] for host in ADDRESSES)
-    looked = deployment.play(*named(NAMED), "--check", "--diff", playbook=role)
+    looked = deployment.play(*HTTPS, *named(NAMED), "--check", "--diff", playbook=role)
     assert rules(deployment) == broken
     for reported in ("table inet gpuhub", "port 4789 proto udp", "gpuhub-host.xml"):
         assert reported in looked.output
-    deployment.play(*named(NAMED), playbook=role)
+    deployment.play(*HTTPS, *named(NAMED), playbook=role)
     repaired = rules(deployment)
     for host in ADDRESSES:
         # ufw puts a rule that is added again at the end.
@@ -118,7 +119,7 @@ def test_what_was_deleted_by_hand_is_reported_and_repaired(site, deployment, rol
 
 
 def test_a_network_that_is_no_longer_named_is_closed(site, deployment, role):
-    moved = deployment.play(*named(STRANGER), playbook=role)
+    moved = deployment.play(*HTTPS, *named(STRANGER), playbook=role)
     assert moved.code == 0, moved.output[-6000:]
     for address in ADDRESSES.values():
         url = f"http://{address}:{HUB_PORT}/hub/api"
@@ -131,7 +132,7 @@ def test_both_firewalls_active_is_refused_before_any_change(site, deployment, ro
     before = rules(deployment)
     deployment.on(UFW[1], "systemctl start firewalld")
     try:
-        refused = deployment.play(*named(NAMED), "-e", "entry=check", playbook=role)
+        refused = deployment.play(*HTTPS, *named(NAMED), "-e", "entry=check", playbook=role)
         assert refused.code != 0
         assert "ufw and firewalld are both active" in refused.output
     finally:
