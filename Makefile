@@ -71,9 +71,14 @@ histories: venv ## the simulator's histories in full: make histories HISTORIES=1
 mutants: venv ## changes to ledger and collector that their tests must notice; an hour, SAMPLE=400 draws so many
 	PYTHONPATH=tests GPUHUB_MUTANTS_SAMPLE=$(SAMPLE) python tests/mutants $(if $(NAMES),'$(NAMES)')
 
-lab-test: venv ## the lab itself and its doubles
+# What tests of hosts, snaps and doubles look at; what images hold comes from all over the repository.
+OF_HOSTS := $(addprefix tests/lab/test_,lab.py microk8s_double.py gpus.py gpu_double.py golang.py snaps.py)
+LOOKED_AT := lab vars $(OF_HOSTS) tests/conftest.py tests/sample.py tests/microk8s_hosts.py tests/once
+lab-test: venv ## the lab itself and its doubles; `make test` runs again what depends on a file that has changed
 	@$(BEGINS)
-	pytest -x tests/lab
+	find $(LOOKED_AT) -type f -not -path '*/__pycache__/*' | LC_ALL=C sort | xargs sha256sum | \
+	$(if $(REMEMBER),tests/once hosts) pytest -x $(OF_HOSTS)
+	pytest -x $(filter-out $(OF_HOSTS),$(wildcard tests/lab/test_*.py))
 	@$(ENDS)
 
 e2e: $(PARTS) ## what users meet: playbooks, a browser, faults
@@ -97,7 +102,7 @@ molecule-drawn: e2e-deploy
 	@$(BEGINS)
 	scenario=$(or $(SCENARIO),$$(ls roles | shuf --head-count=1)); echo "make molecule-drawn SCENARIO=$$scenario"; \
 	export GPUHUB_LAB_NAME=$(call PART_LAB,m); \
-	$(LAB) load deployed $(if $(SHARE_LAB),,--from $(GPUHUB_LAB_NAME)); $(LAB) run molecule test -s $$scenario$(CLEAN_UP)
+	$(if $(GPUHUB_LAB_AS_IT_IS),,$(LAB) load deployed $(if $(SHARE_LAB),,--from $(GPUHUB_LAB_NAME));) $(LAB) run molecule test -s $$scenario$(CLEAN_UP)
 	@$(ENDS)
 
 deployed: lab
@@ -117,17 +122,22 @@ bench-portal: venv ## those of the usage portal, its collector and the hub, whic
 test: ## everything that CI runs; what runs beside the labs says at once that it begins, and at its end what it printed
 	@rm -rf tests/output/times
 	@$(BEGINS)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target labs lint sanity unit lab-test 3>&1
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target REMEMBER=1 labs lint sanity unit lab-test 3>&1
 	@$(ENDS)
 	@tests/budget
 
-# One after the other although make runs two jobs: one lab leaves room for a linter, two leave each half the speed.
+# One part after the other although make runs two jobs: one lab leaves room for a linter, two leave each half the speed.
+# Where one ends in the state of a deployment, the next goes on from there: to load that state takes all hosts' start.
+# Part 4 begins with bare hosts and ends there by what it proves; what part 2 changes it has repaired.
 labs: export MAKEFLAGS := $(filter-out -j% --jobserver% -O%,$(MAKEFLAGS))
+labs: ON = $(MAKE) --assume-old=e2e-deploy SHARE_LAB=1
+labs: AS_IT_IS = $(ON) GPUHUB_LAB_AS_IT_IS=1
 labs:
 	@$(MAKE) SHARE_LAB=1 e2e-deploy
-	@# The first part finds the lab as it was saved, and running.
-	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 GPUHUB_LAB_AS_SAVED=1 $(firstword $(PARTS))
-	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 $(wordlist 2,99,$(PARTS)) molecule-drawn
+	@$(AS_IT_IS) e2e-7 molecule-drawn
+	@$(ON) e2e-4
+	@$(AS_IT_IS) e2e-2 e2e-3 e2e-5
+	@$(ON) $(filter-out e2e-7 e2e-4 e2e-2 e2e-3 e2e-5,$(PARTS))
 
 soak: export GPUHUB_SOAK = 1
 soak: unit histories e2e molecule ## the full figures: every history, fault, task cut off, scenario; hours, docs/testing.md has parts

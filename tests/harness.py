@@ -24,6 +24,7 @@ sys.path.insert(0, str(LAB.parent))
 from gpuhub_lab.host import Host
 from gpuhub_lab.instance import Instance
 from gpuhub_lab.process import LabError
+from gpuhub_lab.storage import Storage
 
 CACHE = Path(os.environ.get("GPUHUB_LAB_CACHE") or Path.home() / ".cache" / "gpuhub-lab")
 OUTPUT = REPOSITORY / "tests" / "output"
@@ -50,11 +51,14 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = PATIENCE)
     """Return the first true answer of `condition`; fail, naming `what`, when the time is over."""
     deadline = time.monotonic() + seconds
     while True:
+        asked = time.monotonic()
         answer = condition()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.5)
+        now = time.monotonic()
+        assert now < deadline, f"{what}: not within {seconds:.0f} s"
+        # Questions take a core from what they wait for: they have a third of the time.
+        time.sleep(max(0.5, 2 * (now - asked)))
 
 
 @contextmanager
@@ -184,6 +188,13 @@ class Deployment:
         self.lab("load", save, *(["--from", source] if source and save not in known else []))
         if save != "bare":
             wait_for("everything runs", self.works)
+
+    def shared(self, save: str | None = None) -> Path:
+        """The storage that all hosts mount, or what a saved state has of it, of the lab that make names if so."""
+        if save is None:
+            return Storage(Instance.current()).shared
+        source = os.environ.get("GPUHUB_LAB_FROM")
+        return Storage(Instance.named(source) if source else Instance.current()).find_save(save) / "shared"
 
     def on(self, host: str, script: str, check: bool = True) -> str:
         """Run a shell script on a host."""

@@ -76,6 +76,16 @@ def outline(deployment: Deployment) -> dict[str, str]:
     return found
 
 
+def keep_outline(deployment: Deployment) -> None:
+    """Write the outline onto the hosts' shared storage, so that it is saved with what it describes."""
+    (deployment.shared() / _OUTLINE).write_text(json.dumps(outline(deployment)))
+
+
+def kept_outline(deployment: Deployment, save: str) -> dict[str, str]:
+    """The outline of a saved state."""
+    return json.loads((deployment.shared(save) / _OUTLINE).read_text())
+
+
 def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
     """What differs between two digests or outlines, one text each, for people."""
     lines = []
@@ -88,6 +98,7 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
     return lines
 
 
+_OUTLINE = "outline.json"
 _HELM_LIST = (
     "/snap/microk8s/current/bin/helm --kubeconfig /var/snap/microk8s/current/credentials/client.config"
     " list --all-namespaces --all -o json"

@@ -120,7 +120,7 @@ class Host:
     def execute(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command inside the host; `options` are those of subprocess.run."""
         return subprocess.run(
-            self._inside(command), env=self._environment(), preexec_fn=self._join_cgroup, text=True, **options
+            self._inside(command), env=self._environment(), preexec_fn=self._join_cgroup, **{"text": True, **options}
         )
 
     def _inside(self, command: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from site_deployment import ADDRESSES, EVERYTHING, FIREWALLD, fetch, firewalls_o
 def deployment() -> Deployment:
     """The lab. test_1_deploy.py deploys it from nothing; later tests use what it deployed, on this lab or another."""
     deployment = Deployment()
-    if os.environ.get("GPUHUB_LAB_AS_SAVED"):
+    if os.environ.get("GPUHUB_LAB_AS_IT_IS"):
         wait_for("everything runs", deployment.works)
     elif os.environ.get("GPUHUB_LAB_FROM"):
         deployment.load("deployed")

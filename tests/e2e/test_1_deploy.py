@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness import CACHE, HEAD, HUB, WORKERS, Deployment, Play, wait_for
+from state import keep_outline
 
 NEVER_THERE = "203.0.113.7"
 SINGLEUSER = "quay.io/jupyterhub/k8s-singleuser-sample:4.4.0"
@@ -199,7 +200,9 @@ def test_second_run_changes_nothing(from_nothing, deployment):
 
 
 def test_all_hosts_restart_and_the_hub_is_there_again(from_nothing, deployment):
-    """To save a state is to shut all hosts down in order and to start them again."""
+    """To save a state is to shut all hosts down in order and to start them again. What was deployed is kept with it:
+    other ways to get there are compared with it."""
+    keep_outline(deployment)
     deployment.lab("save", "deployed")
     assert "deployed" in json.loads(deployment.lab("status", "--json"))["saves"]
     wait_for("everything runs again", deployment.works)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from harness import HEAD, LAB, REPOSITORY, WORKERS, Deployment, Play, wait_for
 from sample import SEED, SOAK
-from state import differences, outline
+from state import differences, kept_outline, outline
 
 # A soak takes hours: GPUHUB_SOAK_PART=2/4 cuts at the second of every four tasks.
 PART, PARTS = (int(number) for number in os.environ.get("GPUHUB_SOAK_PART", "1/1").split("/"))
@@ -90,12 +90,6 @@ CHAINS = {
 }
 
 
-def settled(deployment: Deployment) -> dict[str, str]:
-    """The outline once everything runs."""
-    wait_for("everything runs", deployment.works)
-    return outline(deployment)
-
-
 @dataclass(frozen=True)
 class Story:
     """What was done, what the last run printed, and what came of it."""
@@ -133,13 +127,19 @@ def cut_off(deployment: Deployment, cut: Cut, story: Path, settings: dict[str, A
 
 
 @pytest.fixture(scope="module")
+def deployment() -> Deployment:
+    """The lab, whatever is on it: each chain begins with a state that it loads."""
+    return Deployment()
+
+
+@pytest.fixture(scope="module")
 def undisturbed(deployment: Deployment) -> dict[str, str]:
-    """The state that test_1_deploy.py has saved."""
-    return settled(deployment)
+    """The outline of what test_1_deploy.py has deployed."""
+    return kept_outline(deployment, "deployed")
 
 
 @pytest.fixture(scope="module", params=list(CHAINS) if SOAK else ["bare"], ids=lambda start: f"{start}-seed-{SEED}")
-def story(deployment: Deployment, undisturbed: dict[str, str], request, tmp_path_factory) -> Story:
+def story(deployment: Deployment, request, tmp_path_factory) -> Story:
     """Runs that are cut off, each further on than the one before, and one that is not."""
     deployment.load(request.param)
     file, done = tmp_path_factory.mktemp("killed") / "story", []
@@ -148,7 +148,9 @@ def story(deployment: Deployment, undisturbed: dict[str, str], request, tmp_path
             break
         done.append(str(cut))
         print(f"seed {SEED}, from {request.param}: {cut}", flush=True)
-    return Story(done, deployment.play(), settled(deployment))
+    last = deployment.play()
+    wait_for("everything runs", deployment.works)
+    return Story(done, last, outline(deployment))
 
 
 def test_the_next_run_ends_in_the_state_of_an_undisturbed_one(story, undisturbed):
