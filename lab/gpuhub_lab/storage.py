@@ -49,8 +49,8 @@ class Storage:
                     file.truncate(min(_SIZE, shutil.disk_usage(image.parent).free * 9 // 10))
                 sh("mkfs.btrfs", "--quiet", "--force", "--data", "single", "--metadata", "single", partial)
                 partial.rename(image)
-            # nobarrier: a lab need not survive a power cut, and its data bases wait for every flush otherwise. nodatasum:
-            # checksums of all that is read cost as much as the reading.
+            # nobarrier: a lab need not survive a power cut, and its data bases wait for every flush otherwise.
+            # nodatasum: to verify what is read costs as much as to read it.
             sh("mount", "-t", "btrfs", "-o", "loop,noatime,discard=async,compress=no,nobarrier,nodatasum", image, state)
             if new:
                 # A new one has 8 MiB for metadata. Moved, they get the room of a whole chunk: so files can still be
