@@ -79,6 +79,10 @@ class Hosts:
         self.run(host, f"cat > {COMMON}/sideload/bootstrap.tar", stdin=bootstrap())
 
 
+HEAD, WORKER = "head", "worker1"
+HOSTS = Hosts("kubetest")
+
+
 def wait(condition: Callable[[], object], what: str, seconds: float = 300) -> None:
     """Wait for a condition; fail, naming `what`, if it does not come true."""
     deadline = time.monotonic() + seconds

@@ -314,7 +314,6 @@ require (
 )
 
 tool (
-	github.com/distribution/distribution/v3/cmd/registry
 	github.com/rancher/local-path-provisioner
 	helm.sh/helm/v3/cmd/helm
 )

@@ -1,27 +1,39 @@
-"""site.yml takes bare hosts without any way to the internet to a JupyterHub that runs notebooks."""
+"""site.yml, cut off on its way, makes bare hosts without any way to the internet a JupyterHub that runs notebooks."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import interruptions
 import pytest
+import sample
 from harness import CACHE, HEAD, HUB, WORKERS, Deployment, Play, wait_for
+from sample import SEED, SOAK
 from state import keep_outline
 
 NEVER_THERE = "203.0.113.7"
 SINGLEUSER = "quay.io/jupyterhub/k8s-singleuser-sample:4.4.0"
 
 
-@pytest.fixture(scope="module")
-def from_nothing(bare: Deployment) -> Play:
-    """One deployment of hosts with nothing on them."""
+@pytest.fixture(scope="module", params=[SEED], ids="seed-{}".format)
+def runs(bare: Deployment, tmp_path_factory, request) -> list[Play]:
+    """A deployment of hosts with nothing on them: three runs that are cut off, each further on than the one before, and
+    one that is left alone. In a soak that one is all, and test_4_killed_runs.py compares others with it."""
     bare.attempts(reset=True)
-    return bare.play()
+    cuts = interruptions.drawn(random.Random(request.param))
+    return [*(() if SOAK else interruptions.chain(bare, cuts, tmp_path_factory.mktemp("killed"), {})), bare.play()]
+
+
+@pytest.fixture(scope="module")
+def from_nothing(runs: list[Play]) -> Play:
+    """The run that is left alone."""
+    return runs[-1]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +83,8 @@ def test_a_damaged_bundle_is_refused_in_one_report_before_anything_changes(bare,
         )
 
 
-def test_deploys(from_nothing):
+def test_deploys(runs, from_nothing):
+    assert len(runs) == sample.size(4, 1), "a run came to its end before it was cut off"
     assert from_nothing.code == 0, from_nothing.output[-6000:]
     assert all(host["failed"] == host["unreachable"] == 0 for host in from_nothing.recap.values())
 
@@ -83,11 +96,11 @@ def test_summary_says_how_to_get_in(from_nothing):
     assert "/var/lib/gpuhub/secrets/" in summary
 
 
-def test_no_secret_is_printed(from_nothing, deployment):
+def test_no_secret_is_printed(runs, deployment):
     names = deployment.on(HEAD, "ls /var/lib/gpuhub/secrets").split()
     assert names
     for name in names:
-        assert deployment.secret(name) not in from_nothing.output, f"the output shows {name}"
+        assert not [run for run in runs if deployment.secret(name) in run.output], f"the output shows {name}"
 
 
 def test_nothing_tried_to_leave(from_nothing, deployment):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -61,11 +62,24 @@ def boots(name: str = NAME) -> dict[str, str]:
     return {host: lab("exec", host, "cat", "/proc/sys/kernel/random/boot_id", name=name) for host in hosts}
 
 
+def cgroups(name: str) -> list[str]:
+    """Folders of an instance in the hierarchies of cgroups."""
+    return [
+        str(Path(path, folder))
+        for path, folders, _ in os.walk("/sys/fs/cgroup")
+        for folder in folders
+        if folder == f"gpuhub-lab.{name}"
+    ]
+
+
 def processes(name: str) -> set[int]:
     """Everything that runs for an instance: hosts, their supervisors, the network's daemons, the bastion's commands."""
     found = set()
-    for file in Path("/sys/fs/cgroup").rglob(f"gpuhub-lab.{name}/**/cgroup.procs"):
-        found.update(int(pid) for pid in file.read_text().split())
+    for folder in cgroups(name):
+        # What ends meanwhile takes its folder along: os.walk passes it over.
+        for path, _, _ in os.walk(folder):
+            with suppress(FileNotFoundError):
+                found.update(int(pid) for pid in Path(path, "cgroup.procs").read_text().split())
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"/run/gpuhub-lab/{name}/".encode() in (folder / "cmdline").read_bytes():
@@ -104,7 +118,7 @@ def remains(name: str) -> dict[str, list[str]]:
             for path in Path("/run").glob("netns/*")
             if re.fullmatch(rf"{name}-(sw|head|worker\d+)", path.name)
         ],
-        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").rglob(f"gpuhub-lab.{name}")],
+        "cgroups": cgroups(name),
         "files": [
             str(path)
             for parent in ("/run/gpuhub-lab", "/var/lib/gpuhub-lab")

@@ -1,6 +1,7 @@
 """The doubles of snap and MicroK8s keep the contract of facts that the roles rely on; one head, one worker, as root.
 
-The tests are one story on one lab instance and run in the order in which they stand.
+The tests are one story on one lab instance and run in the order in which they stand; test_microk8s_gpus.py goes on from
+it, and ends with the removal of MicroK8s.
 """
 
 from __future__ import annotations
@@ -8,17 +9,15 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from ipaddress import ip_address, ip_network
 
 import pytest
 import yaml
-from microk8s_hosts import BUSYBOX, COMMON, DATA, Hosts, Result, archive, catalogue, snaps, wait
+from microk8s_hosts import BUSYBOX, COMMON, DATA, HEAD, HOSTS, WORKER, Result, archive, catalogue, snaps, wait
 
-NAME = "kubetest"
-HEAD, WORKER = "head", "worker1"
+pytestmark = pytest.mark.usefixtures("hosts")
 ADDRESS = {HEAD: "10.77.0.11", WORKER: "10.77.0.12"}
 SNAPD, CORE, MICROK8S = (snap.stem for snap in snaps.SNAPS)
 MIRROR = "http://127.0.0.1:5999"
@@ -40,8 +39,7 @@ LAUNCH = {
     "persistentClusterToken": TOKEN,
     "notAKey": 1,
 }
-HOSTS = Hosts(NAME)
-run, lab = HOSTS.run, HOSTS.lab
+run = HOSTS.run
 
 
 def kubectl(words: str, code: int | None = 0, stdin: bytes | None = None) -> Result:
@@ -75,22 +73,6 @@ def check(host: str, table: list[Row], row: int) -> None:
     found, output = outcomes(host, tuple(command for command, *_ in table))[row]
     assert found == code, f"{command}: {found}\n{output}"
     assert text in output
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hosts() -> Iterator[None]:
-    """Two bare hosts with the snaps and the bootstrap images on their disks."""
-    lab("clean")
-    lab("up", "--workers", "1")
-
-    def deliver(host: str) -> None:
-        HOSTS.deliver(host)
-        run(host, f"touch {COMMON}/sideload/.half.tar")
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(deliver, ADDRESS))
-    yield
-    lab("clean")
 
 
 # --- snap ------------------------------------------------------------------------------------------------------------
@@ -535,7 +517,7 @@ def test_enable_dns_and_launch_configuration_of_a_running_node() -> None:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def test_leave_remove_node_and_remove() -> None:
+def test_leave_and_remove_node() -> None:
     assert "so it cannot leave the cluster" in run(HEAD, "/snap/bin/microk8s leave", 3)
     said = run(WORKER, "/snap/bin/microk8s leave")
     lines = [line.strip() for line in said.splitlines()]
@@ -554,14 +536,6 @@ def test_leave_remove_node_and_remove() -> None:
     kubectl("wait pod early --for=condition=Ready --timeout=300s")
     subnet = ip_network(kubectl(f"get node {WORKER} -o jsonpath={{.spec.podCIDR}}"))
     assert ip_address(kubectl("get pod early -o jsonpath={.status.podIP}")) in subnet
-    run(WORKER, "snap remove --purge microk8s")
-    looks = (
-        "ls -d /snap/microk8s /var/snap/microk8s /etc/systemd/system/snap.microk8s* /var/lib/kubelet /run/netns/cni-*",
-        "ip -o link | grep -E 'cni0|flannel|veth'",
-        "grep -E 'kubelet|containerd' /proc/self/mounts",
-        "pgrep -l 'kube|containerd|etcd'",
-    )
-    assert run(WORKER, f"({'; '.join(looks)}) 2>/dev/null", None) == ""
 
 
 def test_certificate_names_an_extra_address() -> None:

@@ -16,6 +16,8 @@ PAGE = (REPOSITORY / "docs" / "testing.md").read_text()
 def test_each_target_that_is_timed_has_a_budget():
     rules = re.findall(r"^([\w$()-]+):(?:(?!\n\S).)*?\$\(ENDS\)", (REPOSITORY / "Makefile").read_text(), re.M | re.S)
     parts = {f"e2e-{path.name[5]}" for path in (REPOSITORY / "tests" / "e2e").glob("test_[2-9]_*.py")}
+    # The cuts of make test are in the first part.
+    parts -= {"e2e-4"}
     assert {area.target for area in BUDGET["areas"](PAGE)} == {*rules} - {"$(PARTS)"} | parts
 
 
