@@ -9,7 +9,7 @@ SHELL := /bin/bash
 # The lab that is deployed from nothing; each part of the end-to-end tests goes on from there on a lab of its own.
 export GPUHUB_LAB_NAME := $(or $(GPUHUB_LAB_NAME),lab)
 PARTS := $(shell ls tests/e2e | sed -n 's/^test_\([2-9]\)_.*/e2e-\1/p' | sort --unique)
-.PHONY: histories e2e-deploy molecule-drawn labs $(PARTS)
+.PHONY: histories e2e-deploy molecule-drawn deployed-lab first-lab second-lab $(PARTS)
 
 CACHE := $(or $(GPUHUB_LAB_CACHE),$(HOME)/.cache/gpuhub-lab)
 VENV := $(CACHE)/venv/current
@@ -119,28 +119,33 @@ bench: deployed ## ratios against references that run beside them; fails where a
 bench-portal: venv ## those of the usage portal, its collector and the hub, which need no lab
 	@$(call BENCH,tests/bench/bench_portal_*.py)
 
-test: ## everything that CI runs; what runs beside the labs says at once that it begins, and at its end what it printed
+test: ## everything that CI runs; what runs beside the first lab says at once that it begins, at its end what it printed
 	@rm -rf tests/output/times
 	@$(BEGINS)
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target REMEMBER=1 labs lint sanity unit lab-test 3>&1
+	@# What builds the lab's artefacts, while linters and tests are installed.
+	@lab/venv deploy >/dev/null
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target REMEMBER=1 first-lab lint sanity unit second-lab lab-test 3>&1
 	@$(ENDS)
 	@tests/budget
 
-# One part after the other although make runs two jobs: one lab leaves room for a linter, two leave each half the speed.
-# Where one ends in the state of a deployment, the next goes on from there: to load that state takes all hosts' start.
-# Part 4 is left out: the first part deploys by runs that are cut off. (+ is for lines that call make by a variable.)
-labs: export MAKEFLAGS := $(filter-out -j% --jobserver% -O%,$(MAKEFLAGS))
-labs: ON = $(MAKE) --assume-old=e2e-deploy SHARE_LAB=1
-labs: AS_IT_IS = $(ON) GPUHUB_LAB_AS_IT_IS=1
-labs:
+# One lab leaves a core idle half of the time. Beside it run those that need no lab, then another with a copy of what the
+# first deployed. In each, parts go one after the other, and on from where the one before has ended if that is as it was
+# deployed. Part 4 is left out: what is deployed has itself been cut off.
+deployed-lab first-lab second-lab: export MAKEFLAGS := $(filter-out -j% --jobserver% -O%,$(MAKEFLAGS))
+deployed-lab:
+	@$(LAB) build
 	@$(MAKE) SHARE_LAB=1 e2e-deploy
-	+@$(AS_IT_IS) e2e-2 e2e-7 molecule-drawn
-	+@$(ON) e2e-3
-	+@$(AS_IT_IS) e2e-5
-	+@$(ON) $(filter-out e2e-2 e2e-3 e2e-4 e2e-5 e2e-7,$(PARTS))
+
+first-lab: deployed-lab
+	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 GPUHUB_LAB_AS_IT_IS=1 e2e-2 e2e-7 molecule-drawn
+	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 e2e-5
+
+second-lab: deployed-lab
+	@$(MAKE) --assume-old=e2e-deploy PART_LAB=$(GPUHUB_LAB_NAME)-b CLEAN_UP= $(filter-out e2e-2 e2e-4 e2e-5 e2e-7,$(PARTS))
+	@GPUHUB_LAB_NAME=$(GPUHUB_LAB_NAME)-b $(LAB) clean
 
 soak: export GPUHUB_SOAK = 1
 soak: unit histories e2e molecule ## the full figures: every history, fault, task cut off, scenario; hours, docs/testing.md has parts
 
 clean: ## remove the labs; the cache stays
-	@for lab in $(GPUHUB_LAB_NAME) $(PARTS:e2e-%=$(GPUHUB_LAB_NAME)-%) $(GPUHUB_LAB_NAME)-m; do GPUHUB_LAB_NAME=$$lab $(LAB) clean; done
+	@for lab in $(GPUHUB_LAB_NAME) $(PARTS:e2e-%=$(GPUHUB_LAB_NAME)-%) $(GPUHUB_LAB_NAME)-m $(GPUHUB_LAB_NAME)-b; do GPUHUB_LAB_NAME=$$lab $(LAB) clean; done
