@@ -139,6 +139,7 @@ deployed-lab:
 first-lab: deployed-lab
 	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 GPUHUB_LAB_AS_IT_IS=1 e2e-2 e2e-7 molecule-drawn
 	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 e2e-5
+	@$(LAB) down
 
 second-lab: deployed-lab
 	@$(MAKE) --assume-old=e2e-deploy PART_LAB=$(GPUHUB_LAB_NAME)-b CLEAN_UP= $(filter-out e2e-2 e2e-4 e2e-5 e2e-7,$(PARTS))
