@@ -118,17 +118,23 @@ class Host:
         os.execve(inside[0], inside, self._environment())
 
     def execute(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command inside the host; `options` are those of subprocess.run."""
+        """Run a command inside the host; `options` are those of subprocess.run.
+
+        A host that goes down stops all its processes before it ends them. nsenter stops with its child then, and nobody
+        continues it: the child is never waited for, and the host cannot end. setsid only waits.
+        """
+        inside = self._inside(["setsid", "--fork", "--wait", *command], "--no-fork")
         return subprocess.run(
-            self._inside(command), env=self._environment(), preexec_fn=self._join_cgroup, **{"text": True, **options}
+            inside, env=self._environment(), preexec_fn=self._join_cgroup, **{"text": True, **options}
         )
 
-    def _inside(self, command: list[str]) -> list[str]:
+    def _inside(self, command: list[str], *options: str) -> list[str]:
         leader = self.leader()
         if leader is None:
             raise LabError(f"{self.name} does not run; start it by `lab start {self.name}` or `lab up`")
         namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"]
-        return [shutil.which("nsenter") or "/usr/bin/nsenter", f"--target={leader}", *namespaces, "--", *command]
+        program = shutil.which("nsenter") or "/usr/bin/nsenter"
+        return [program, f"--target={leader}", *namespaces, *options, "--", *command]
 
     def _join_cgroup(self) -> None:
         """Where namespaces do not bring the host's cgroups with them."""

@@ -10,7 +10,7 @@ from bench import compare
 from harness import REPOSITORY, Deployment
 
 # Starting a notebook to prove the hub is no part of changing nothing; both sides leave it out.
-WITHOUT_PROOF = ("-e", "jupyterhub_smoke_test=false")
+WITHOUT_PROOF = ("-e", "jupyterhub_smoke_test=never")
 
 
 def seconds(deployment: Deployment, **environment: str) -> float:
