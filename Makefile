@@ -131,18 +131,20 @@ test: ## everything that CI runs; what runs beside the first lab says at once th
 # One lab leaves a core idle half of the time. Beside it run those that need no lab, then another with a copy of what the
 # first deployed. In each, parts go one after the other, and on from where the one before has ended if that is as it was
 # deployed. Part 4 is left out: what is deployed has itself been cut off.
+AS_DEPLOYED := e2e-2 e2e-7
+AND_THEN := e2e-5
 deployed-lab first-lab second-lab: export MAKEFLAGS := $(filter-out -j% --jobserver% -O%,$(MAKEFLAGS))
 deployed-lab:
 	@$(LAB) build
 	@$(MAKE) SHARE_LAB=1 e2e-deploy
 
 first-lab: deployed-lab
-	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 GPUHUB_LAB_AS_IT_IS=1 e2e-2 e2e-7 molecule-drawn
-	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 e2e-5
+	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 GPUHUB_LAB_AS_IT_IS=1 $(AS_DEPLOYED) molecule-drawn
+	@$(MAKE) --assume-old=e2e-deploy SHARE_LAB=1 $(AND_THEN)
 	@$(LAB) down
 
 second-lab: deployed-lab
-	@$(MAKE) --assume-old=e2e-deploy PART_LAB=$(GPUHUB_LAB_NAME)-b CLEAN_UP= $(filter-out e2e-2 e2e-4 e2e-5 e2e-7,$(PARTS))
+	@$(MAKE) --assume-old=e2e-deploy PART_LAB=$(GPUHUB_LAB_NAME)-b CLEAN_UP= $(filter-out $(AS_DEPLOYED) $(AND_THEN) e2e-4,$(PARTS))
 	@GPUHUB_LAB_NAME=$(GPUHUB_LAB_NAME)-b $(LAB) clean
 
 soak: export GPUHUB_SOAK = 1

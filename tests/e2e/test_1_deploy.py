@@ -21,12 +21,12 @@ NEVER_THERE = "203.0.113.7"
 SINGLEUSER = "quay.io/jupyterhub/k8s-singleuser-sample:4.4.0"
 
 
-@pytest.fixture(scope="module", params=[SEED], ids="seed-{}".format)
-def runs(bare: Deployment, tmp_path_factory, request) -> list[Play]:
+@pytest.fixture(scope="module")
+def runs(bare: Deployment, tmp_path_factory) -> list[Play]:
     """A deployment of hosts with nothing on them: three runs that are cut off, each further on than the one before, and
     one that is left alone. In a soak that one is all, and test_4_killed_runs.py compares others with it."""
     bare.attempts(reset=True)
-    cuts = interruptions.drawn(random.Random(request.param))
+    cuts = interruptions.drawn(random.Random(SEED))
     return [*(() if SOAK else interruptions.chain(bare, cuts, tmp_path_factory.mktemp("killed"), {})), bare.play()]
 
 
